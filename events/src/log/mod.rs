@@ -1,0 +1,151 @@
+//! The event log: the only source of truth. One contract, several backends.
+//!
+//! # The contract of [`EventLog`]
+//!
+//! A log has the streams of [`Stream`], each with the same fixed number of partitions. A partition is a sequence of
+//! records that only grows at its end:
+//!
+//! ```text
+//!   offset   0     1     2     4     5          ascending; gaps are allowed (Kafka's control records)
+//!          [claim][c]   [c]   [c]   [claim] …
+//!                                          ▲ end(): every append acknowledged before the call lies below
+//! ```
+//!
+//! * **Durable.** When `append` resolves to `Ok(position)`, the record survives any crash of process and machine.
+//! * **In order.** Records that one process appends to one partition, each before the former has resolved, get
+//!   ascending offsets in the order of the calls. Calls do not wait for each other: several are in flight.
+//! * **All or nothing.** A record is there whole or not at all.
+//! * **Unknown is possible.** `Err(Unknown)`: the record may be in the log or may still get there. Only the log
+//!   itself can tell: claim again, read up to the claim.
+//! * **Reading.** `read(from)` yields every record at `from` and above, in order, as soon as it is durable, and then
+//!   waits for more: the stream never ends by itself. It may be dropped at any time. What cannot be read is an error
+//!   that names the place; nothing is skipped.
+//! * **Who may append** is not the log's business but its readers': see [`crate::log::fence`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::ids::{CommitId, Offset, Partition, Position, Stream};
+
+/// What a record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A new owner's mark; its offset is the owner's epoch.
+    Claim,
+    /// All events of one command.
+    Commit,
+}
+
+/// What stands outside a record's value: Kafka's headers, or a fixed form in the embedded log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    pub kind: RecordKind,
+    /// Identity of the commit, or of the claim.
+    pub commit_id: CommitId,
+    /// Offset of the claim under which this was written. 0 in a claim.
+    pub epoch: u64,
+    /// Gapless number within the epoch, from 0. 0 in a claim.
+    pub seq: u64,
+    /// The aggregate's version after this commit. 0 in a claim.
+    pub aggregate_version: u64,
+}
+
+/// One record as it is appended.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    pub header: RecordHeader,
+    pub value: Bytes,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("header", &self.header)
+            .field("bytes", &self.value.len())
+            .finish()
+    }
+}
+
+/// One record as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub position: Position,
+    pub record: Record,
+}
+
+/// Why an append was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The backend knows that another owner took over. Not written.
+    #[error("another writer owns the partition")]
+    Fenced,
+    /// The record may have been written, or may yet be.
+    #[error("the outcome of the append is unknown: {0}")]
+    Unknown(String),
+    /// The record exceeds the log's limit. Not written.
+    #[error("the record has {size} bytes; the log takes at most {limit}")]
+    TooLarge { size: usize, limit: usize },
+    /// The log's own queue or the disk is full. Not written.
+    #[error("the log cannot take more at present: {0}")]
+    Full(String),
+    /// The log is shut down. Not written.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl AppendError {
+    /// Whether the same append may be tried again without risk of a second copy.
+    pub fn retryable(&self) -> bool {
+        matches!(self, AppendError::Full(_))
+    }
+}
+
+/// Why records could not be read or the log not be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// Stored bytes are not what was written.
+    #[error("the log is damaged at {place}: {what}")]
+    Damaged { place: String, what: String },
+    /// Another process holds the log.
+    #[error("another process uses the log in {0}; stop it first, or choose another data directory")]
+    Locked(String),
+    /// The log is of another kind than this program or its configuration expects.
+    #[error("the log in {place} does not fit: {what}")]
+    Mismatch { place: String, what: String },
+    #[error("the log cannot be accessed at {place}: {source}")]
+    Io {
+        place: String,
+        source: Arc<std::io::Error>,
+    },
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// The log. See the module's documentation for the contract.
+pub trait EventLog: Send + Sync {
+    /// Number of partitions of each stream, fixed when the log was created.
+    fn partitions(&self) -> u16;
+
+    /// Appends one record. The record is queued when the call returns; the future resolves when it is durable.
+    fn append(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        record: Record,
+    ) -> BoxFuture<'static, Result<Position, AppendError>>;
+
+    /// All records of a partition from `from` on, then those to come.
+    fn read(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        from: Offset,
+    ) -> BoxStream<'static, Result<Entry, LogError>>;
+
+    /// The offset after the last durable record.
+    fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>>;
+}
