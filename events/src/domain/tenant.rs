@@ -1,0 +1,278 @@
+//! A tenant's settings: its catalogue of plans, its purposes and notices, its API keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::consent::NoticeRef;
+use super::{Event, Payload, events};
+use crate::clock::Timestamp;
+use crate::ids::ApiKeyId;
+
+events! {
+    /// What happened to a tenant's settings.
+    TenantEvent {
+        PlanDefined(PlanDefined) = "com.gatelog.tenant.plan_defined.v1",
+        PurposeDefined(PurposeDefined) = "com.gatelog.tenant.purpose_defined.v1",
+        NoticePublished(NoticePublished) = "com.gatelog.tenant.notice_published.v1",
+        ApiKeyCreated(ApiKeyCreated) = "com.gatelog.tenant.api_key_created.v1",
+        ApiKeyRevoked(ApiKeyRevoked) = "com.gatelog.tenant.api_key_revoked.v1",
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PlanDefined {
+    pub name: String,
+    /// Orders plans: a change to a higher rank is an upgrade. The plan of lowest rank is the default.
+    pub rank: u32,
+    /// What the plan entitles to.
+    pub entitlements: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PurposeDefined {
+    pub name: String,
+    pub description: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct NoticePublished {
+    pub id: String,
+    pub version: String,
+    /// BCP 47 language tag.
+    pub language: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The text as shown, if it is kept here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ApiKeyCreated {
+    pub key_id: ApiKeyId,
+    pub name: String,
+    pub scopes: BTreeSet<String>,
+    /// SHA-256 of the secret, in hex. The secret has 256 random bits, so a plain hash is enough.
+    pub secret_sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ApiKeyRevoked {
+    pub key_id: ApiKeyId,
+}
+
+impl Payload for PlanDefined {}
+impl Payload for PurposeDefined {}
+impl Payload for NoticePublished {}
+impl Payload for ApiKeyCreated {}
+impl Payload for ApiKeyRevoked {}
+
+/// A plan in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub rank: u32,
+    pub entitlements: BTreeSet<String>,
+}
+
+/// One version of a notice in one language.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    pub url: Option<String>,
+    pub text: Option<String>,
+    pub published_at: Timestamp,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    pub name: String,
+    pub scopes: BTreeSet<String>,
+    pub secret_sha256: String,
+    pub created_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A tenant's settings as the events so far make them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Settings {
+    pub version: u64,
+    pub plans: BTreeMap<String, Plan>,
+    pub purposes: BTreeMap<String, String>,
+    /// Notice id → (version, language) → notice.
+    pub notices: BTreeMap<String, BTreeMap<(String, String), Notice>>,
+    pub api_keys: BTreeMap<ApiKeyId, ApiKey>,
+}
+
+impl Settings {
+    /// The plan of a user who was given none: the one of lowest rank.
+    pub fn default_plan(&self) -> &str {
+        self.plans
+            .iter()
+            .min_by_key(|(_, p)| p.rank)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// Whether a consent may refer to this notice. A notice that was never published here is its owner's business.
+    pub fn publishes(&self, notice: &NoticeRef) -> bool {
+        let wanted = (notice.version.clone(), notice.language.clone());
+        self.notices
+            .get(&notice.id)
+            .is_none_or(|versions| versions.contains_key(&wanted))
+    }
+
+    pub fn evolve(&mut self, event: &TenantEvent, time: Timestamp, sequence: u64) {
+        self.version = sequence;
+        match event {
+            TenantEvent::PlanDefined(e) => {
+                let plan = Plan {
+                    rank: e.rank,
+                    entitlements: e.entitlements.clone(),
+                };
+                self.plans.insert(e.name.clone(), plan);
+            }
+            TenantEvent::PurposeDefined(e) => {
+                self.purposes.insert(e.name.clone(), e.description.clone());
+            }
+            TenantEvent::NoticePublished(e) => {
+                let notice = Notice {
+                    url: e.url.clone(),
+                    text: e.text.clone(),
+                    published_at: time,
+                };
+                self.notices
+                    .entry(e.id.clone())
+                    .or_default()
+                    .insert((e.version.clone(), e.language.clone()), notice);
+            }
+            TenantEvent::ApiKeyCreated(e) => {
+                let key = ApiKey {
+                    name: e.name.clone(),
+                    scopes: e.scopes.clone(),
+                    secret_sha256: e.secret_sha256.clone(),
+                    created_at: time,
+                    revoked_at: None,
+                };
+                self.api_keys.insert(e.key_id, key);
+            }
+            TenantEvent::ApiKeyRevoked(e) => {
+                if let Some(key) = self.api_keys.get_mut(&e.key_id) {
+                    key.revoked_at = Some(time);
+                }
+            }
+        }
+    }
+}
+
+/// What can be asked of a tenant's settings.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Command {
+    /// The settings that a new tenant starts with; nothing if it has any.
+    Seed,
+    DefinePlan(PlanDefined),
+    DefinePurpose(PurposeDefined),
+    PublishNotice(NoticePublished),
+    CreateApiKey(ApiKeyCreated),
+    RevokeApiKey {
+        key_id: ApiKeyId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error(
+        "version {version:?} of notice {id:?} in language {language:?} was published before with other content; \
+         what people consented to cannot change: publish a new version"
+    )]
+    NoticeChanged {
+        id: String,
+        version: String,
+        language: String,
+    },
+    #[error("there is an API key of this id already")]
+    ApiKeyExists,
+    #[error("there is no such API key")]
+    ApiKeyNotFound,
+}
+
+/// Decides on a change of settings. What is so already is no event.
+pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::Seed if settings.version == 0 => Ok(seed()),
+        Command::Seed => Ok(vec![]),
+        Command::DefinePlan(e) => {
+            let wanted = Plan {
+                rank: e.rank,
+                entitlements: e.entitlements.clone(),
+            };
+            let same = settings.plans.get(&e.name) == Some(&wanted);
+            Ok(unless(same, TenantEvent::PlanDefined(e)))
+        }
+        Command::DefinePurpose(e) => {
+            let same = settings.purposes.get(&e.name) == Some(&e.description);
+            Ok(unless(same, TenantEvent::PurposeDefined(e)))
+        }
+        Command::PublishNotice(e) => publish_notice(settings, e),
+        Command::CreateApiKey(e) if settings.api_keys.contains_key(&e.key_id) => Err(Rejection::ApiKeyExists),
+        Command::CreateApiKey(e) => Ok(unless(false, TenantEvent::ApiKeyCreated(e))),
+        Command::RevokeApiKey { key_id } => match settings.api_keys.get(&key_id) {
+            None => Err(Rejection::ApiKeyNotFound),
+            Some(key) => Ok(unless(
+                key.revoked_at.is_some(),
+                TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key_id }),
+            )),
+        },
+    }
+}
+
+fn unless(nothing_changes: bool, event: TenantEvent) -> Vec<Event> {
+    if nothing_changes {
+        vec![]
+    } else {
+        vec![event.into()]
+    }
+}
+
+fn publish_notice(settings: &Settings, e: NoticePublished) -> Result<Vec<Event>, Rejection> {
+    let key = (e.version.clone(), e.language.clone());
+    match settings.notices.get(&e.id).and_then(|v| v.get(&key)) {
+        None => Ok(unless(false, TenantEvent::NoticePublished(e))),
+        Some(n) if n.url == e.url && n.text == e.text => Ok(vec![]),
+        Some(_) => Err(Rejection::NoticeChanged {
+            id: e.id,
+            version: e.version,
+            language: e.language,
+        }),
+    }
+}
+
+/// Plans and purposes that make a first tour work.
+fn seed() -> Vec<Event> {
+    let plan = |name: &str, rank, entitlements: &[&str]| {
+        TenantEvent::PlanDefined(PlanDefined {
+            name: name.to_owned(),
+            rank,
+            entitlements: entitlements.iter().map(|s| (*s).to_owned()).collect(),
+        })
+        .into()
+    };
+    let purpose = |name: &str, description: &str| {
+        TenantEvent::PurposeDefined(PurposeDefined {
+            name: name.to_owned(),
+            description: description.to_owned(),
+        })
+        .into()
+    };
+    vec![
+        plan("free", 0, &["app"]),
+        plan("pro", 10, &["app", "export", "priority_support"]),
+        plan(
+            "enterprise",
+            20,
+            &["app", "audit_log", "export", "priority_support", "sso"],
+        ),
+        purpose("newsletter", "News about us, by e-mail"),
+        purpose("product_updates", "Changes to the products you use"),
+        purpose("sms_offers", "Offers by text message"),
+    ]
+}
