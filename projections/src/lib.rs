@@ -1,1 +1,18 @@
+//! What Gatelog knows: read models in RocksDB, each a pure fold of the event log.
 
+pub mod answers;
+pub mod applied;
+pub mod consents;
+pub mod folder;
+pub mod identifiers;
+pub mod keys;
+pub mod logins;
+pub mod projection;
+pub mod sessions;
+pub mod settings;
+pub mod statistics;
+pub mod store;
+pub mod subject_keys;
+pub mod timeline;
+pub mod users;
+pub mod view;

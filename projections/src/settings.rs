@@ -1,0 +1,56 @@
+//! `settings`: each tenant's settings. State of the writer.
+
+use gatelog_events::domain::Event;
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::ids::{Stream, TenantId};
+
+use crate::keys::{KeyKind, key};
+use crate::projection::{Located, Projection};
+use crate::store::StoreError;
+use crate::view::{FoldView, View};
+
+/// The projection.
+#[derive(Debug, Default)]
+pub struct TenantSettings;
+
+pub const NAME: &str = "settings";
+
+impl Projection for TenantSettings {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn streams(&self) -> &'static [Stream] {
+        &[Stream::Identity]
+    }
+
+    fn apply(&self, rows: &mut FoldView<'_>, at: Located<'_>) -> Result<(), StoreError> {
+        let changes: Vec<_> = at
+            .commit
+            .events
+            .iter()
+            .filter_map(|e| match &e.event {
+                Event::Tenant(event) => Some((event, e)),
+                _ => None,
+            })
+            .collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let row = key(KeyKind::Settings, &at.commit.tenant).done();
+        let mut settings: Settings = rows.get(&row)?.unwrap_or_default();
+        for (event, e) in changes {
+            settings.evolve(event, e.time, e.sequence);
+        }
+        rows.put(row, &settings)
+    }
+}
+
+/// A tenant's settings; empty for a tenant that has none.
+pub fn get(view: View<'_>, tenant: &TenantId) -> Result<Settings, StoreError> {
+    Ok(view.get(&key(KeyKind::Settings, tenant).done())?.unwrap_or_default())
+}

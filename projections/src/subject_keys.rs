@@ -1,0 +1,262 @@
+//! Wrapped subject keys of one node, in a RocksDB of their own, with a WAL: they are not in the log.
+//!
+//! They lie in a directory apart from log and views, so that a backup of those does not hold them. A destroyed key
+//! leaves a tombstone for ever; [`compact`](SubjectKeys::compact) takes its last bytes off the disk.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gatelog_events::ids::{TenantId, UserId};
+use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, MasterKey, SubjectKey};
+use moka::sync::Cache;
+use rocksdb::{DB, LogLevel, Options, WriteBatch, WriteOptions};
+
+/// First byte of a stored row: a wrapped key follows, or nothing.
+const PRESENT: u8 = 1;
+const DESTROYED: u8 = 0;
+
+/// How many opened keys are kept in memory, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheOptions {
+    pub keys: u64,
+    pub time: Duration,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self {
+            keys: 100_000,
+            time: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The store.
+pub struct SubjectKeys {
+    db: DB,
+    place: PathBuf,
+    master: MasterKey,
+    cache: Cache<(TenantId, UserId), SubjectKey>,
+}
+
+/// A new key to be stored.
+pub struct NewKey {
+    pub tenant: TenantId,
+    pub subject: UserId,
+    pub key: SubjectKey,
+    /// 96 fresh random bits, for wrapping.
+    pub nonce: [u8; 12],
+}
+
+impl SubjectKeys {
+    /// Opens or creates the store.
+    pub fn open(dir: &Path, master: MasterKey, cache: CacheOptions) -> Result<Self, KeySourceError> {
+        std::fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
+        let db = DB::open(&options(), dir).map_err(|e| failed(dir, &e))?;
+        Ok(Self::new(db, dir, master, cache))
+    }
+
+    /// Opens the store as it is, while another process may go on writing.
+    pub fn open_read_only(dir: &Path, master: MasterKey) -> Result<Self, KeySourceError> {
+        let db = DB::open_for_read_only(&options(), dir, false).map_err(|e| failed(dir, &e))?;
+        Ok(Self::new(db, dir, master, CacheOptions::default()))
+    }
+
+    fn new(db: DB, dir: &Path, master: MasterKey, cache: CacheOptions) -> Self {
+        Self {
+            db,
+            place: dir.to_owned(),
+            master,
+            cache: Cache::builder()
+                .max_capacity(cache.keys)
+                .time_to_live(cache.time)
+                .build(),
+        }
+    }
+
+    /// Stores new keys durably, with one sync for all. A key that is there already, or was destroyed, is an error:
+    /// user ids never come back.
+    pub fn put(&self, keys: &[NewKey]) -> Result<(), KeySourceError> {
+        let mut batch = WriteBatch::default();
+        for new in keys {
+            let wrapped = self
+                .master
+                .wrap(&new.tenant, new.subject, &new.key, new.nonce)
+                .map_err(|e| failed(&self.place, &e))?;
+            let mut value = Vec::with_capacity(1 + wrapped.len());
+            value.push(PRESENT);
+            value.extend_from_slice(&wrapped);
+            batch.put(row(&new.tenant, new.subject), value);
+        }
+        self.write(batch)?;
+        for new in keys {
+            self.cache
+                .insert((new.tenant.clone(), new.subject), new.key.clone());
+        }
+        Ok(())
+    }
+
+    /// Destroys a key: durable when this returns, and gone from memory.
+    pub fn destroy(&self, tenant: &TenantId, subject: UserId) -> Result<(), KeySourceError> {
+        let mut batch = WriteBatch::default();
+        batch.put(row(tenant, subject), [DESTROYED]);
+        self.write(batch)?;
+        self.cache.invalidate(&(tenant.clone(), subject));
+        Ok(())
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), KeySourceError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        gatelog_events::failpoint::hit("keys.before_write");
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|e| failed(&self.place, &e))?;
+        gatelog_events::failpoint::hit("keys.after_write");
+        Ok(())
+    }
+
+    /// Rewrites the files so that no byte of a destroyed key is left on disk.
+    pub fn compact(&self) -> Result<(), KeySourceError> {
+        self.db.flush().map_err(|e| failed(&self.place, &e))?;
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        self.db
+            .compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        Ok(())
+    }
+
+    fn load(&self, tenant: &TenantId, subject: UserId) -> Result<KeyStatus, KeySourceError> {
+        let value = self
+            .db
+            .get_pinned(row(tenant, subject))
+            .map_err(|e| failed(&self.place, &e))?;
+        match value.as_deref().and_then(<[u8]>::split_first) {
+            None => Ok(KeyStatus::Missing),
+            Some((&DESTROYED, _)) => Ok(KeyStatus::Destroyed),
+            Some((_, wrapped)) => self
+                .master
+                .unwrap(tenant, subject, wrapped)
+                .map(KeyStatus::Present)
+                .map_err(|_| {
+                    KeySourceError(format!(
+                        "the key of {subject} was wrapped under another master key than the one that is configured"
+                    ))
+                }),
+        }
+    }
+}
+
+impl KeySource for SubjectKeys {
+    fn key(&self, tenant: &TenantId, subject: UserId) -> Result<KeyStatus, KeySourceError> {
+        let id = (tenant.clone(), subject);
+        if let Some(key) = self.cache.get(&id) {
+            return Ok(KeyStatus::Present(key));
+        }
+        let status = self.load(tenant, subject)?;
+        if let KeyStatus::Present(key) = &status {
+            self.cache.insert(id, key.clone());
+        }
+        Ok(status)
+    }
+}
+
+fn row(tenant: &TenantId, subject: UserId) -> Vec<u8> {
+    let name = tenant.as_str().as_bytes();
+    let mut row = Vec::with_capacity(17 + name.len());
+    row.push(name.len() as u8);
+    row.extend_from_slice(name);
+    row.extend_from_slice(subject.as_bytes());
+    row
+}
+
+fn failed(place: &Path, e: &dyn std::fmt::Display) -> KeySourceError {
+    KeySourceError(format!("{}: {e}", place.display()))
+}
+
+fn options() -> Options {
+    let mut block = rocksdb::BlockBasedOptions::default();
+    block.set_bloom_filter(10.0, false);
+    block.set_format_version(6);
+    let mut o = Options::default();
+    o.create_if_missing(true);
+    o.set_block_based_table_factory(&block);
+    o.set_write_buffer_size(16 << 20);
+    o.set_max_background_jobs(2);
+    o.set_max_open_files(64);
+    o.set_keep_log_file_num(2);
+    o.set_log_level(LogLevel::Warn);
+    o.set_stats_dump_period_sec(0);
+    o.set_skip_stats_update_on_db_open(true);
+    // Wrapped keys are random: there is nothing to compress.
+    o.set_compression_type(rocksdb::DBCompressionType::None);
+    o
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn user(n: u128) -> UserId {
+        UserId(Uuid::from_u128(n))
+    }
+
+    fn open(dir: &Path, master: u8) -> SubjectKeys {
+        SubjectKeys::open(dir, MasterKey::new([master; 32]), CacheOptions::default()).unwrap()
+    }
+
+    fn new_key(subject: UserId, key: u8) -> NewKey {
+        NewKey {
+            tenant: TenantId::default(),
+            subject,
+            key: SubjectKey::new([key; 32]),
+            nonce: [4; 12],
+        }
+    }
+
+    #[test]
+    fn a_key_is_there_until_it_is_destroyed_and_then_never_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let tenant = TenantId::default();
+        {
+            let keys = open(dir.path(), 1);
+            keys.put(&[new_key(user(1), 11), new_key(user(2), 22)]).unwrap();
+            keys.destroy(&tenant, user(1)).unwrap();
+            assert!(matches!(keys.key(&tenant, user(1)).unwrap(), KeyStatus::Destroyed));
+        }
+        let keys = open(dir.path(), 1);
+        keys.compact().unwrap();
+        assert!(matches!(keys.key(&tenant, user(1)).unwrap(), KeyStatus::Destroyed));
+        assert!(matches!(keys.key(&tenant, user(2)).unwrap(), KeyStatus::Present(k) if k == SubjectKey::new([22; 32])));
+        assert!(matches!(keys.key(&tenant, user(3)).unwrap(), KeyStatus::Missing));
+    }
+
+    #[test]
+    fn another_master_key_is_an_error_and_no_erasure() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), 1).put(&[new_key(user(1), 11)]).unwrap();
+        let error = open(dir.path(), 2).key(&TenantId::default(), user(1)).unwrap_err();
+        assert!(error.to_string().contains("another master key"), "{error}");
+    }
+
+    #[test]
+    fn compaction_takes_the_last_bytes_of_a_destroyed_key_off_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = open(dir.path(), 1);
+        keys.put(&[new_key(user(1), 11)]).unwrap();
+        let wrapped = MasterKey::new([1; 32])
+            .wrap(&TenantId::default(), user(1), &SubjectKey::new([11; 32]), [4; 12])
+            .unwrap();
+        let on_disk = || {
+            std::fs::read_dir(dir.path()).unwrap().any(|f| {
+                let bytes = std::fs::read(f.unwrap().path()).unwrap();
+                bytes.windows(wrapped.len()).any(|w| w == wrapped)
+            })
+        };
+        assert!(on_disk());
+        keys.destroy(&TenantId::default(), user(1)).unwrap();
+        keys.compact().unwrap();
+        assert!(!on_disk());
+    }
+}

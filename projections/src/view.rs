@@ -1,0 +1,270 @@
+//! What a fold or a query sees of a table: typed rows, and over them what is not yet written.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::{Change, Store, StoreError, Table};
+
+/// First byte of each row; another one is another form.
+const FORM: u8 = 1;
+
+pub(crate) fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.push(FORM);
+    postcard::to_extend(row, bytes)
+        .map(Bytes::from)
+        .map_err(|_| bad_row(table))
+}
+
+/// Reads a row's bytes.
+pub fn decode_row<T: DeserializeOwned>(bytes: &[u8], table: &Table) -> Result<T, StoreError> {
+    match bytes.split_first() {
+        Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(|_| bad_row(table)),
+        _ => Err(bad_row(table)),
+    }
+}
+
+fn bad_row(table: &Table) -> StoreError {
+    StoreError::Row {
+        table: table.0.to_string(),
+    }
+}
+
+/// Changes that are not in the store yet, by key. Reads look here first.
+#[derive(Debug, Default)]
+pub struct Overlay {
+    rows: HashMap<Bytes, Pending>,
+    /// Keys in the order in which they were changed since the last [`take_changes`](Self::take_changes).
+    journal: Vec<Change>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    value: Option<Bytes>,
+    /// Number of changes of this key that are on their way.
+    open: u32,
+}
+
+impl Overlay {
+    fn change(&mut self, key: Bytes, value: Option<Bytes>) {
+        let pending = self.rows.entry(key.clone()).or_insert(Pending { value: None, open: 0 });
+        pending.value = value.clone();
+        pending.open += 1;
+        self.journal.push((key, value));
+    }
+
+    /// The changes since the last call, in order. They stay visible until [`settle`](Self::settle).
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.journal)
+    }
+
+    /// Forgets changes that the store has now.
+    pub fn settle<'k>(&mut self, keys: impl IntoIterator<Item = &'k Bytes>) {
+        for key in keys {
+            if let Some(pending) = self.rows.get_mut(key) {
+                pending.open -= 1;
+                if pending.open == 0 {
+                    self.rows.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The last state of each changed row; the overlay is empty afterwards.
+    pub fn drain(&mut self) -> Vec<Change> {
+        self.journal.clear();
+        self.rows.drain().map(|(key, p)| (key, p.value)).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.journal.clear();
+    }
+}
+
+/// A table to read from, with or without changes on their way.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub store: &'a Store,
+    pub table: &'a Table,
+    pub overlay: Option<&'a Overlay>,
+}
+
+impl View<'_> {
+    fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.overlay.and_then(|o| o.rows.get(key)) {
+            Some(pending) => Ok(pending.value.clone()),
+            None => self.store.get(self.table, key),
+        }
+    }
+
+    /// One row.
+    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.raw(key)?
+            .map(|bytes| decode_row(&bytes, self.table))
+            .transpose()
+    }
+
+    pub fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.raw(key)?.is_some())
+    }
+
+    /// Rows whose keys begin with `prefix`, in order of key.
+    pub fn scan<T: DeserializeOwned>(&self, prefix: &[u8]) -> Result<Vec<(Bytes, T)>, StoreError> {
+        self.page(prefix, prefix, usize::MAX)
+    }
+
+    /// Up to `limit` rows whose keys begin with `prefix`, from `from` on, in order of key.
+    pub fn page<T: DeserializeOwned>(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, T)>, StoreError> {
+        let mut rows = Vec::new();
+        for (key, value) in self.raw_page(prefix, from, limit)? {
+            rows.push((key, decode_row(&value, self.table)?));
+        }
+        Ok(rows)
+    }
+
+    fn raw_page(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let changed: Vec<(&Bytes, &Option<Bytes>)> = self
+            .overlay
+            .iter()
+            .flat_map(|o| o.rows.iter())
+            .filter(|(k, _)| k.starts_with(prefix) && k[..] >= *from)
+            .map(|(k, p)| (k, &p.value))
+            .collect();
+        if changed.is_empty() {
+            return self.store.scan(self.table, prefix, from, limit);
+        }
+        // Deleted rows make room for others, so the stored page must be longer by as many.
+        let stored = self
+            .store
+            .scan(self.table, prefix, from, limit.saturating_add(changed.len()))?;
+        let mut rows: std::collections::BTreeMap<Bytes, Bytes> = stored.into_iter().collect();
+        for (key, value) in changed {
+            match value {
+                Some(value) => rows.insert(key.clone(), value.clone()),
+                None => rows.remove(key),
+            };
+        }
+        Ok(rows.into_iter().take(limit).collect())
+    }
+}
+
+/// A table that a fold reads and changes.
+pub struct FoldView<'a> {
+    store: &'a Store,
+    table: &'a Table,
+    overlay: &'a mut Overlay,
+}
+
+impl<'a> FoldView<'a> {
+    pub fn new(store: &'a Store, table: &'a Table, overlay: &'a mut Overlay) -> Self {
+        Self { store, table, overlay }
+    }
+
+    /// The same rows, to read.
+    pub fn view(&self) -> View<'_> {
+        View {
+            store: self.store,
+            table: self.table,
+            overlay: Some(self.overlay),
+        }
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.view().get(key)
+    }
+
+    pub fn put<T: Serialize>(&mut self, key: Bytes, row: &T) -> Result<(), StoreError> {
+        let value = encode_row(row, self.table)?;
+        self.overlay.change(key, Some(value));
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: Bytes) {
+        self.overlay.change(key, None);
+    }
+
+    /// Deletes all rows whose keys begin with `prefix`.
+    pub fn delete_all(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
+        for (key, _) in self.view().raw_page(prefix, prefix, usize::MAX)? {
+            self.delete(key);
+        }
+        Ok(())
+    }
+}
+
+/// A short name for a row, for messages: the kind and the rest in hex. Never a row's content.
+pub fn describe_key(key: &[u8]) -> Cow<'static, str> {
+    let (kind, rest) = key.split_at(key.len().min(2));
+    let hex: String = rest.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{} {hex}", String::from_utf8_lossy(kind)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn a_fold_reads_what_it_wrote_over_what_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let row = |n: u32| Some(encode_row(&n, &table).unwrap());
+        store
+            .write([(&table, vec![("a1".into(), row(1)), ("a2".into(), row(2)), ("b1".into(), row(9))])])
+            .unwrap();
+        let mut overlay = Overlay::default();
+        let mut fold = FoldView::new(&store, &table, &mut overlay);
+        fold.delete("a1".into());
+        fold.put("a3".into(), &3u32).unwrap();
+        fold.put("a2".into(), &22u32).unwrap();
+        let rows: Vec<(Bytes, u32)> = fold.view().scan(b"a").unwrap();
+        assert_eq!(rows, [("a2".into(), 22), ("a3".into(), 3)]);
+        let page: Vec<(Bytes, u32)> = fold.view().page(b"a", b"a", 1).unwrap();
+        assert_eq!(page, [("a2".into(), 22)]);
+        assert_eq!(fold.get::<u32>(b"a1").unwrap(), None);
+        fold.delete_all(b"a").unwrap();
+        assert!(fold.view().scan::<u32>(b"a").unwrap().is_empty());
+        assert_eq!(fold.get::<u32>(b"b1").unwrap(), Some(9));
+    }
+
+    #[test]
+    fn a_change_stays_visible_until_the_last_one_of_its_key_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let mut overlay = Overlay::default();
+        FoldView::new(&store, &table, &mut overlay).put("k".into(), &1u32).unwrap();
+        let first = overlay.take_changes();
+        FoldView::new(&store, &table, &mut overlay).put("k".into(), &2u32).unwrap();
+        let second = overlay.take_changes();
+        overlay.settle(first.iter().map(|(k, _)| k));
+        let read = |o: &Overlay| {
+            View { store: &store, table: &table, overlay: Some(o) }.get::<u32>(b"k").unwrap()
+        };
+        assert_eq!(read(&overlay), Some(2));
+        overlay.settle(second.iter().map(|(k, _)| k));
+        assert_eq!(read(&overlay), None);
+    }
+}
