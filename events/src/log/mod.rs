@@ -22,6 +22,13 @@
 //!   that names the place; nothing is skipped.
 //! * **Who may append** is not the log's business but its readers': see [`crate::log::fence`].
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod embedded;
+pub mod fence;
+#[cfg(any(test, feature = "conformance"))]
+pub mod simulated;
+
 use std::fmt;
 use std::sync::Arc;
 
