@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn the_rule_by_table() {
         use Verdict::*;
-        let cases: [(&str, Vec<(u64, RecordHeader, Verdict)>); 7] = [
+        type Case = (&'static str, Vec<(u64, RecordHeader, Verdict)>);
+        let cases: [Case; 7] = [
             ("nothing counts before a claim", vec![(0, commit(0, 0), Void)]),
             (
                 "numbers ascend without a gap",

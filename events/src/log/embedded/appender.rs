@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
-use super::format::{self, GROUP_HEADER, GroupHeader, GroupSeal, RECORD_HEADER, SegmentHeader};
+use super::format::{self, GROUP_HEADER, GroupHeader, GroupSeal, RECORD_HEADER, STREAMS, SegmentHeader};
 use super::marker::Marker;
 use super::state::{Segment, Shared};
 use super::{EmbeddedOptions, files, index};
@@ -159,6 +159,8 @@ pub struct Tail {
     pub segment: u64,
     /// Length of the file up to its last whole group.
     pub at: u64,
+    /// Number of the first group of this segment.
+    pub first_group: u64,
     pub next_group: u64,
     pub offsets: Vec<Offset>,
     pub seal: GroupSeal,
@@ -206,7 +208,7 @@ impl Appender {
         places: &mut Vec<u32>,
     ) -> Result<(), Failure> {
         let len = GROUP_HEADER + group.iter().map(Pending::bytes).sum::<usize>();
-        let is_empty = self.tail.at == self.shared.header_len();
+        let is_empty = self.tail.next_group == self.tail.first_group;
         if self.tail.at + len as u64 > u64::from(self.options.segment_bytes) && !is_empty {
             self.roll()?;
         }
@@ -288,6 +290,7 @@ impl Appender {
         .map_err(failed)?;
         failpoint::hit("log.after_index");
         let header = SegmentHeader {
+            streams: STREAMS,
             partitions: shared.slots.partitions,
             segment: tail.segment + 1,
             log_id: shared.log_id,
@@ -309,6 +312,7 @@ impl Appender {
         tail.file = file;
         tail.segment = header.segment;
         tail.at = header.len() as u64;
+        tail.first_group = tail.next_group;
         tail.seal = GroupSeal::new(shared.log_id, header.segment);
         Ok(())
     }

@@ -261,14 +261,12 @@ fn lock(dir: &Path) -> Result<File, LogError> {
 
 fn share(dir: &Path, found: Found) -> (Vec<watch::Sender<Offset>>, Arc<Shared>) {
     let (senders, ends) = found.ends.iter().map(|end| watch::channel(*end)).unzip();
-    let header_len = found.state.segments.last().map_or(0, |s| s.header.len() as u64);
     let shared = Shared {
         dir: dir.to_owned(),
         log_id: found.log_id,
         slots: found.slots,
         state: RwLock::new(found.state),
         ends,
-        header_len,
     };
     (senders, Arc::new(shared))
 }

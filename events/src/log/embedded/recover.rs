@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::appender::{Tail, create_segment};
 use super::files::{self, damaged, io_error, mismatch};
-use super::format::{GroupSeal, SegmentHeader, Slots};
+use super::format::{GroupSeal, STREAMS, SegmentHeader, Slots};
 use super::index;
 use super::marker::Marker;
 use super::segment::{self, Broken, Groups, find_group};
@@ -87,8 +87,10 @@ pub fn for_reading(dir: &Path) -> Result<Found, LogError> {
         .windows(2)
         .map(|w| sealed_len(dir, &w[0], &w[1]))
         .collect::<Result<Vec<_>, _>>()?;
+    // Read before the segment: an owner that opens the log meanwhile only makes it longer.
+    let marker = Marker::read(dir)?;
     let mut given_up = None;
-    scan_last(dir, &headers, sealed, |file, groups, broken| {
+    let found = scan_last(dir, &headers, sealed, |file, groups, broken| {
         let Broken::Bad { at: place, .. } = broken else {
             return Err(broken.at(groups.path()));
         };
@@ -108,13 +110,16 @@ pub fn for_reading(dir: &Path) -> Result<Found, LogError> {
         given_up = Some(at);
         groups.refresh(len);
         Ok(Next::Again)
-    })
+    })?;
+    check_not_shorter(dir, marker, &found)?;
+    Ok(found)
 }
 
 fn create(dir: &Path, partitions: u16) -> Result<(), LogError> {
     let mut id = [0; 16];
     rand::fill(&mut id).map_err(|_| io_error(dir, std::io::Error::other("no random bytes")))?;
     let header = SegmentHeader {
+        streams: STREAMS,
         partitions,
         segment: 1,
         log_id: uuid::Builder::from_random_bytes(id).into_uuid(),
@@ -315,29 +320,51 @@ fn cut_torn_tail(
 
 /// A log that was closed cleanly must end where it ended then.
 fn check_marker(dir: &Path, marker: Option<Marker>, found: &Found) -> Result<(), LogError> {
-    let Some(marker) = marker else { return Ok(()) };
+    match marker {
+        Some(marker) if marker != end_of(found) => Err(not_the_clean_end(dir, marker, found)),
+        _ => Ok(()),
+    }
+}
+
+/// For a reader, whom an owner may have overtaken: the log must not end before its clean end.
+fn check_not_shorter(dir: &Path, marker: Option<Marker>, found: &Found) -> Result<(), LogError> {
+    let end = end_of(found);
+    match marker {
+        Some(m) if m.log_id != end.log_id || (end.segment, end.len) < (m.segment, m.len) => {
+            Err(not_the_clean_end(dir, m, found))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn end_of(found: &Found) -> Marker {
     let segment = found.state.segments.last().map_or(0, |s| s.header.segment);
-    let end = Marker {
+    Marker {
         log_id: found.log_id,
         segment,
         len: found.state.len,
         next_group: found.next_group,
-    };
-    if end == marker {
-        return Ok(());
     }
-    Err(damaged(
-        &files::segment_path(dir, segment),
+}
+
+fn not_the_clean_end(dir: &Path, marker: Marker, found: &Found) -> LogError {
+    let what = format!(
+        "the log ends here, but when it was closed it ended in segment {} at byte {}",
+        marker.segment, marker.len
+    );
+    damaged(
+        &files::segment_path(dir, end_of(found).segment),
         found.state.len,
-        format!(
-            "the log ends here, but when it was closed it ended in segment {} at byte {}",
-            marker.segment, marker.len
-        ),
-    ))
+        what,
+    )
 }
 
 fn tail(dir: &Path, found: &Found) -> Result<Tail, LogError> {
-    let segment = found.state.segments.last().map_or(0, |s| s.header.segment);
+    let (segment, first_group) = found
+        .state
+        .segments
+        .last()
+        .map_or((0, 0), |s| (s.header.segment, s.header.first_group));
     let path = files::segment_path(dir, segment);
     let file = File::options()
         .read(true)
@@ -348,6 +375,7 @@ fn tail(dir: &Path, found: &Found) -> Result<Tail, LogError> {
         file,
         segment,
         at: found.state.len,
+        first_group,
         next_group: found.next_group,
         offsets: found.ends.clone(),
         seal: GroupSeal::new(found.log_id, segment),

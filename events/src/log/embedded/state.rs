@@ -63,11 +63,4 @@ pub struct Shared {
     pub state: RwLock<State>,
     /// Per slot: the offset after its last durable record. Closed when the log ends.
     pub ends: Vec<watch::Receiver<Offset>>,
-    pub header_len: u64,
-}
-
-impl Shared {
-    pub fn header_len(&self) -> u64 {
-        self.header_len
-    }
 }

@@ -109,6 +109,10 @@ async fn after_a_clean_end_no_byte_may_be_missing_or_added() {
     for len in [places[1], places[2], places[2] + 1, bytes.len() - 1] {
         let copy = copy(dir.path(), false);
         std::fs::write(first_segment(copy.path()), &bytes[..len]).unwrap();
+        assert!(matches!(
+            EmbeddedLog::open_read_only(copy.path()),
+            Err(LogError::Damaged { .. })
+        ));
         damage(copy.path(), two());
     }
     let longer = copy(dir.path(), false);
