@@ -1,6 +1,7 @@
 //! The process ends at each write point of the embedded log; what was acknowledged is there, and nothing is there twice.
 //! Run with `--features failpoints`: the test starts itself as the process that ends.
 #![cfg(feature = "failpoints")]
+#![allow(clippy::unwrap_used, reason = "a test; clippy does not see that of helpers")]
 
 use std::fs;
 use std::io::Write;

@@ -124,6 +124,7 @@ fn entries(positions: &[Position], records: &[Record]) -> Vec<Entry> {
         .collect()
 }
 
+/// *In order*, as far as one caller can see.
 pub async fn offsets_ascend_in_the_order_of_the_calls(subject: &mut dyn Subject) {
     let log = subject.log();
     let records: Vec<_> = (0..100).map(text).collect();
@@ -133,6 +134,7 @@ pub async fn offsets_ascend_in_the_order_of_the_calls(subject: &mut dyn Subject)
     assert_eq!(take(&*log, ID, P0, 0, 100).await, entries(&positions, &records));
 }
 
+/// *Durable*, over several restarts, with offsets that go on.
 pub async fn what_was_acknowledged_outlives_a_restart(subject: &mut dyn Subject) {
     let mut written = (Vec::new(), Vec::new());
     for round in 0..4u64 {
@@ -150,6 +152,7 @@ pub async fn what_was_acknowledged_outlives_a_restart(subject: &mut dyn Subject)
     assert!(written.0.windows(2).all(|w| w[0].offset < w[1].offset));
 }
 
+/// *All or nothing*: every size up to the limit, every field.
 pub async fn records_come_back_whole(subject: &mut dyn Subject) {
     let log = subject.log();
     let largest = subject.max_record_bytes();
@@ -168,6 +171,7 @@ pub async fn records_come_back_whole(subject: &mut dyn Subject) {
     }
 }
 
+/// *In order* with several callers at once.
 pub async fn many_appends_are_in_flight_together(subject: &mut dyn Subject) {
     let log = subject.log();
     let tasks: Vec<_> = (0..8u64)
@@ -202,6 +206,7 @@ pub async fn many_appends_are_in_flight_together(subject: &mut dyn Subject) {
     assert_eq!(seen.len(), 400, "no offset is given twice");
 }
 
+/// *Reading* from each offset, and from beyond the end.
 pub async fn reading_begins_at_any_offset(subject: &mut dyn Subject) {
     let log = subject.log();
     let records: Vec<_> = (0..50).map(text).collect();
@@ -220,6 +225,7 @@ pub async fn reading_begins_at_any_offset(subject: &mut dyn Subject) {
     assert_eq!(beyond.next().await.unwrap().unwrap().position, last.unwrap());
 }
 
+/// *Reading*: what comes later arrives without being asked for again.
 pub async fn a_waiting_reader_is_woken(subject: &mut dyn Subject) {
     let log = subject.log();
     let tail = {
@@ -235,6 +241,7 @@ pub async fn a_waiting_reader_is_woken(subject: &mut dyn Subject) {
     assert_eq!(tail.await.unwrap(), entries(&sent.0, &sent.1));
 }
 
+/// `end` at every moment.
 pub async fn the_end_lies_above_what_was_acknowledged(subject: &mut dyn Subject) {
     let log = subject.log();
     assert_eq!(log.end(ID, P0).await.unwrap(), 0);
@@ -245,6 +252,7 @@ pub async fn the_end_lies_above_what_was_acknowledged(subject: &mut dyn Subject)
     assert_eq!(log.end(ID, P1).await.unwrap(), 0);
 }
 
+/// `TooLarge` names size and limit.
 pub async fn too_large_is_refused_and_not_written(subject: &mut dyn Subject) {
     let log = subject.log();
     let limit = subject.max_record_bytes();
@@ -266,6 +274,7 @@ pub async fn too_large_is_refused_and_not_written(subject: &mut dyn Subject) {
     );
 }
 
+/// `Closed`, for appends and, after what is durable, for readers.
 pub async fn a_closed_log_takes_nothing(subject: &mut dyn Subject) {
     let log = subject.log();
     let position = append(&*log, text(1)).await;
@@ -281,6 +290,7 @@ pub async fn a_closed_log_takes_nothing(subject: &mut dyn Subject) {
     assert!(reader.next().await.is_none());
 }
 
+/// Each pair of stream and partition has its own offsets; others are refused.
 pub async fn partitions_and_streams_are_apart(subject: &mut dyn Subject) {
     let log = subject.log();
     let all: Vec<_> = Stream::ALL
@@ -315,6 +325,7 @@ pub async fn partitions_and_streams_are_apart(subject: &mut dyn Subject) {
     ));
 }
 
+/// More than one piece, group and buffer, before and after a restart.
 pub async fn ten_thousand_records(subject: &mut dyn Subject) {
     let log = subject.log();
     let records: Vec<_> = (0..10_000).map(text).collect();

@@ -136,6 +136,7 @@ enum Action {
 }
 
 impl SimulatedLog {
+    /// An empty log.
     pub fn new(options: SimulatedOptions) -> Self {
         let places = Stream::ALL
             .iter()

@@ -13,8 +13,11 @@ use crate::log::{Entry, LogError};
 /// What a scrub went through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scrubbed {
+    /// Segment files.
     pub segments: u64,
+    /// Records, all intact.
     pub records: u64,
+    /// Bytes of the segment files.
     pub bytes: u64,
 }
 
