@@ -157,7 +157,7 @@ pub fn check_newest(shared: &Shared, time: Duration) -> Result<(), LogError> {
     let begun = clock::monotonic();
     let segments = snapshot(shared);
     for i in (0..segments.len().saturating_sub(1)).rev() {
-        if begun.elapsed() >= time {
+        if clock::monotonic().duration_since(begun) >= time {
             tracing::debug!(segments_left = i + 1, "the rest of the log is checked by scrub");
             break;
         }
