@@ -190,6 +190,25 @@ fn reading_where_there_is_no_log_changes_nothing() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+#[tokio::test]
+async fn appends_in_flight_share_groups_of_bounded_size() {
+    let dir = TempDir::new().unwrap();
+    let log = open(
+        dir.path(),
+        EmbeddedOptions {
+            group_records: 100,
+            ..two()
+        },
+    )
+    .unwrap();
+    let answers: Vec<_> = (0..3000).map(|i| log.append(ID, P0, record(i, "v"))).collect();
+    for answer in answers {
+        answer.await.unwrap();
+    }
+    let groups = group_places(&first_segment(dir.path())).len() - 1;
+    assert!((30..1500).contains(&groups), "{groups} groups");
+}
+
 #[test]
 fn a_full_queue_is_told_at_once_and_takes_at_least_one() {
     let queue = Queue::new(100);
