@@ -19,8 +19,17 @@
 //!   itself can tell: claim again, read up to the claim.
 //! * **Reading.** `read(from)` yields every record at `from` and above, in order, as soon as it is durable, and then
 //!   waits for more: the stream never ends by itself. It may be dropped at any time. What cannot be read is an error
-//!   that names the place; nothing is skipped.
+//!   that names the place; nothing is skipped. An error is the stream's last item; once the log is closed, that is
+//!   `Closed`, after all that is durable.
+//! * **No such partition.** Reads and `end` answer `Mismatch`, appends `Closed`.
 //! * **Who may append** is not the log's business but its readers': see [`crate::log::fence`].
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod embedded;
+pub mod fence;
+#[cfg(any(test, feature = "conformance"))]
+pub mod simulated;
 
 use std::fmt;
 use std::sync::Arc;
