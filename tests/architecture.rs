@@ -29,8 +29,16 @@ const READS_TIME: &[&str] = &[
 /// Crates that speak HTTP. The log and the read models know nothing of them.
 const HTTP_CRATES: &[&str] = &["axum", "hyper", "reqwest", "tower", "tower_http", "utoipa"];
 
-/// What writes to the store of the read models.
-const WRITES_STORE: &[&str] = &["rocksdb", "WriteBatch"];
+/// What writes to the store of the read models: RocksDB itself, and what folds go through.
+const WRITES_STORE: &[&str] = &[
+    "rocksdb",
+    "WriteBatch",
+    "FoldView",
+    "Overlay",
+    "store.write",
+    "drop_table",
+    "activate",
+];
 
 /// What would make a decision depend on more than its arguments.
 const IMPURE: &[&str] = &[
