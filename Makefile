@@ -1,8 +1,8 @@
 # Gatelog's everyday commands. `make help` lists them.
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/gatelog/target
-# Where rustup puts cargo when the shell that called make does not know it yet.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# Where rustup puts cargo, which the shell that called make may not know yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 DATA_DIR ?= ./data
 LISTEN ?= 127.0.0.1:8080
