@@ -208,10 +208,9 @@ pub fn decode(id: CommitId, bytes: &[u8]) -> Result<Commit, CodecError> {
     for envelope in &envelopes {
         same_commit(first, envelope)?;
         let recorded = recorded(envelope)?;
-        let gapless = commit
-            .events
-            .last()
-            .is_none_or(|before| recorded.sequence == before.sequence + u64::from(before.sequence > 0));
+        let gapless = commit.events.last().is_none_or(|before| {
+            before.sequence.checked_add(u64::from(before.sequence > 0)) == Some(recorded.sequence)
+        });
         if !gapless {
             return Err(CodecError::Sequence);
         }

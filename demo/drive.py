@@ -1,0 +1,340 @@
+"""The load: registers people, logs them in, changes consents and plans, while the server is killed again and again.
+
+Every write carries an Idempotency-Key and is sent again with the same key until it is answered. Each answer that
+acknowledges a write becomes one line of `journal.ndjson`, which `check.py` holds against the log afterwards.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import secrets
+import sys
+import time
+import uuid
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import aiohttp
+
+from corpus import PURPOSES, Corpus, consent
+from gatelog_client import Api, Failure, Server
+
+PLANS = ("free", "pro", "enterprise")
+WRONG_PASSWORDS = 0.05
+SAMPLES = 100
+UNEXPECTED_LIMIT = 25
+# Not reached yet, too many, too busy. So is 409 with Retry-After: the first request with this key is still worked on.
+TRY_AGAIN = (412, 429, 503)
+# A request whose answer takes longer is sent again, with its key.
+TIMEOUT = aiohttp.ClientTimeout(total=60)
+
+
+class Simulation:
+    def __init__(self, options):
+        self.rng = random.Random(options.seed)
+        self.corpus = Corpus(options.seed)
+        self.users = options.users
+        self.kills = options.kills
+        self.concurrency = options.concurrency
+        self.work = Path(options.work)
+        self.api_key = "demo-" + secrets.token_urlsafe(32)
+        self.server = Server(options.binary, self.work / "data", self.api_key, self.work / "server.log")
+        self.journal = (self.work / "journal.ndjson").open("w", encoding="utf-8")
+        self.visits = self._plan_visits()
+        self.total = sum(len(steps) for _, _, steps in self.visits)
+        self.sampled = self._plan_samples()
+        self.done = 0
+        self.over = False
+        self.counts = Counter()
+        self.unexpected = []
+        self.latency = defaultdict(list)
+        self.restarts = []
+        self.known = {}  # user number → what is known of the user after registration
+        self.first_visit = {}  # user number → set when the first visit is over
+
+    # Who does what, in which order
+
+    def _plan_visits(self):
+        """Two visits a person: registering and some more; and the rest, later, among others' visits."""
+        with_plan = set(self.rng.sample(range(self.users), self.users // 4))
+        mistyped = int(2 * self.users * WRONG_PASSWORDS)
+        logins = ["mistyped login"] * mistyped + ["login"] * (2 * self.users - mistyped)
+        self.rng.shuffle(logins)
+        visits = []
+        for number in range(self.users):
+            steps = [logins.pop(), logins.pop(), "consent"] + ["plan"] * (number in with_plan)
+            self.rng.shuffle(steps)
+            cut = self.rng.randint(0, len(steps) - 1)
+            later = number + self.concurrency + self.rng.uniform(0, self.users / 4)
+            visits.append((number, number, ["register"] + steps[:cut]))
+            visits.append((later, number, steps[cut:]))
+        return sorted(visits, key=lambda visit: visit[:2])
+
+    def _plan_samples(self):
+        """Which people's state is recorded, each after which of their steps."""
+        steps_of = Counter()
+        for _, number, steps in self.visits:
+            steps_of[number] += len(steps)
+        chosen = self.rng.sample(range(self.users), min(SAMPLES, self.users))
+        return {number: self.rng.randrange(steps_of[number]) for number in chosen}
+
+    # The run
+
+    async def run(self):
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as self.session:
+            self.api = Api(self.session, self.server.url, self.api_key)
+            self.up = asyncio.Event()
+            self.first_visit = {number: asyncio.Event() for number in range(self.users)}
+            self.server.start()
+            first_start = await self.server.wait_ready(self.session)
+            self.up.set()
+            say(f"server ready in {first_start:.2f} s; {self.total:,} requests by {self.concurrency} at a time")
+            self.begun = time.monotonic()
+            queue = iter(self.visits)
+            workers = [asyncio.ensure_future(self._work(queue)) for _ in range(self.concurrency)]
+            killer = asyncio.ensure_future(self._kill_at_random())
+            others = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._watch())]
+            tasks = workers + [killer] + others
+            try:
+                await first_failure_or_all(workers, tasks)
+                self.over = True
+                await first_failure_or_all([killer], tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self.journal.close()
+                self.server.stop()
+        self.seconds = time.monotonic() - self.begun
+
+    async def _work(self, queue):
+        for _, number, steps in queue:
+            if steps[0] != "register":
+                await self.first_visit[number].wait()
+            await self._visit(number, steps)
+            self.first_visit[number].set()
+
+    async def _visit(self, number, steps):
+        person = self.corpus.person(number)
+        token = None
+        for step in steps:
+            if step == "register":
+                await self._register(person)
+            elif number not in self.known:
+                break  # its registration was answered unexpectedly, and that is on record
+            elif step == "login":
+                token = await self._login(person) or token
+            elif step == "mistyped login":
+                await self._mistype_login(person)
+            elif step == "consent":
+                await self._change_consent(person, token)
+            else:
+                await self._change_plan(person)
+            self.done += 1
+            user = self.known.get(number)
+            if user is not None:
+                if self.sampled.get(number) == user["steps"]:
+                    await self._snapshot(person, user)
+                user["steps"] += 1
+
+    # The steps
+
+    async def _register(self, person):
+        answer = await self._send("register", person, self.api.register, person)
+        if self._expected(answer, 201):
+            self.known[person.number] = {
+                "id": answer.body["user_id"],
+                "position": answer.body["position"],
+                "steps": 0,
+                "plan": person.plan,
+                "consents": {c["purpose"]: c["granted"] for c in person.consents},
+            }
+            self._write(
+                "register",
+                answer,
+                user_id=answer.body["user_id"],
+                email=person.email,
+                plan=person.plan,
+                consents=[[c["purpose"], c["granted"]] for c in person.consents],
+            )
+
+    async def _login(self, person):
+        """Logs in; the access token, if there is one."""
+        user = self.known[person.number]
+        answer = await self._send("login", person, self.api.login, person.email, person.password)
+        if not self._expected(answer, 200):
+            return None
+        user["position"] = answer.position or user["position"]
+        self._write("login", answer, user_id=user["id"], session_id=answer.body["session_id"])
+        return answer.body["access_token"]
+
+    async def _mistype_login(self, person):
+        answer = await self._send("login", person, self.api.login, person.email, person.password[:-1] + "!?")
+        if self._expected(answer, 401):
+            self._write("mistyped login", answer, user_id=self.known[person.number]["id"])
+
+    async def _change_consent(self, person, token):
+        user = self.known[person.number]
+        purpose = self.rng.choice(list(PURPOSES))
+        granted = not user["consents"].get(purpose, self.rng.random() < 0.3)
+        change = consent(self.rng, purpose, granted, person.locale)
+        answer = await self._send("consent", person, self.api.set_consent, user["id"], change, token=token)
+        if self._expected(answer, 200):
+            user["consents"][purpose] = granted
+            user["position"] = answer.body["position"]
+            self._write("consent", answer, user_id=user["id"], purpose=purpose, granted=granted)
+
+    async def _change_plan(self, person):
+        user = self.known[person.number]
+        plan = self.rng.choice([p for p in PLANS if p != user["plan"]])
+        answer = await self._send("plan", person, self.api.set_plan, user["id"], plan)
+        if self._expected(answer, 200):
+            user["plan"] = plan
+            user["position"] = answer.body["position"]
+            self._write("plan", answer, user_id=user["id"], plan=plan)
+
+    async def _snapshot(self, person, user):
+        """Records a user's state and the time of the latest event that is in it.
+
+        The user does nothing else meanwhile; the pauses keep the neighbouring events out of the same millisecond.
+        """
+        await asyncio.sleep(0.01)
+        least = user["position"]
+        state = await self._send("read", person, self.api.user, user["id"], min_position=least)
+        last = await self._send("read", person, self.api.last_event, user["id"], min_position=least)
+        if self._expected(state, 200) and self._expected(last, 200):
+            self._write("snapshot", state, user_id=user["id"], time=last.body["events"][0]["time"], state=state.body)
+        await asyncio.sleep(0.01)
+
+    # Sending, and what comes back
+
+    async def _send(self, kind, person, call, *arguments, **named):
+        """Sends one request until it is answered: through lost connections, kills and a server that is too busy."""
+        if kind != "read":
+            named["key"] = str(uuid.uuid4())
+        pause = 0.02
+        while True:
+            await self.up.wait()
+            begun = time.monotonic()
+            try:
+                answer = await call(*arguments, address=address_of(person.number), **named)
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
+                # Cut off while it was sent, worked on, or answered: only the log knows what became of it.
+                self.counts["lost, sent again"] += 1
+                wait = pause
+            else:
+                if answer.status not in TRY_AGAIN and not (answer.status == 409 and answer.retry_after):
+                    self.latency[kind].append(time.monotonic() - begun)
+                    return answer
+                self.counts[f"answered {answer.status}, sent again"] += 1
+                wait = max(pause, min(answer.retry_after, 5.0))
+            await asyncio.sleep(wait * (0.5 + random.random()))
+            pause = min(pause * 2, 1.0)
+
+    def _expected(self, answer, status):
+        if answer.status == status:
+            return True
+        self.unexpected.append(answer.problem)
+        if len(self.unexpected) > UNEXPECTED_LIMIT:
+            raise Failure("too many unexpected answers:\n  " + "\n  ".join(sorted(set(self.unexpected))))
+        return False
+
+    def _write(self, op, answer, **what):
+        position = answer.body.get("position") or answer.position
+        entry = {"op": op, "key": answer.key, "position": position, **what}
+        self.journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self.counts[op] += 1
+
+    # Beside the load
+
+    async def _kill_at_random(self):
+        """Kills and restarts the server at random moments, one in each of as many equal parts of the run."""
+        for part in range(self.kills):
+            threshold = self.total * (part + self.rng.uniform(0.05, 0.95)) / self.kills
+            while self.done < threshold and not self.over:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(self.rng.uniform(0, 0.2))
+            self.server.kill()
+            self.up.clear()
+            self.server.start()
+            self.restarts.append(await self.server.wait_ready(self.session))
+            self.up.set()
+
+    async def _watch(self):
+        """Notices if the server ends although nobody killed it."""
+        while True:
+            await asyncio.sleep(0.2)
+            self.server.check_alive()
+
+    async def _report(self):
+        while True:
+            await asyncio.sleep(5)
+            seconds = time.monotonic() - self.begun
+            left = (self.total - self.done) * seconds / max(self.done, 1)
+            say(
+                f"{self.done:,} of {self.total:,} requests, {self.done / seconds:,.0f}/s, "
+                f"{len(self.restarts)} of {self.kills} kills, about {left / 60:.1f} min left"
+            )
+
+    def summary(self):
+        lines = [f"{self.done:,} requests in {self.seconds / 60:.1f} min ({self.done / self.seconds:,.0f}/s)"]
+        lines += [f"  {count:>8,}  {what}" for what, count in sorted(self.counts.items())]
+        if self.restarts:
+            lines.append(
+                f"{len(self.restarts)} kills; from start to ready again: median {quantile(self.restarts, 0.5):.2f} s, "
+                f"longest {max(self.restarts):.2f} s"
+            )
+        for kind, times in sorted(self.latency.items()):
+            median, high = 1000 * quantile(times, 0.5), 1000 * quantile(times, 0.99)
+            lines.append(f"  {kind:<9} answered in {median:.0f} ms at the median, {high:.0f} ms at the 99th percentile")
+        if self.unexpected:
+            lines.append(f"{len(self.unexpected)} unexpected answers:")
+            lines += [f"  {problem}" for problem in sorted(set(self.unexpected))]
+        return "\n".join(lines)
+
+
+async def first_failure_or_all(awaited, tasks):
+    """Waits until all of `awaited` are done, or any of `tasks` fails: then raises what it failed with."""
+    while not all(task.done() for task in awaited):
+        unfinished = [task for task in tasks if not task.done()]
+        finished, _ = await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
+        for task in finished:
+            task.result()
+
+
+def address_of(number):
+    """One person's address in 198.18.0.0/15, which is set aside for load tests (RFC 2544)."""
+    return f"198.{18 + (number >> 16 & 1)}.{number >> 8 & 255}.{number & 255}"
+
+
+def quantile(values, q):
+    ordered = sorted(values)
+    return ordered[min(int(q * len(ordered)), len(ordered) - 1)]
+
+
+def say(text):
+    print(f"demo: {text}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", required=True, help="the gatelog program, built for release")
+    parser.add_argument("--work", required=True, help="an empty folder for data, journal and log")
+    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=2026)
+    simulation = Simulation(parser.parse_args())
+    try:
+        asyncio.run(simulation.run())
+    except Failure as failure:
+        say(f"failed: {failure}")
+        return 1
+    say(simulation.summary())
+    return 1 if simulation.unexpected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
