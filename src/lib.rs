@@ -1,1 +1,3 @@
+//! The server of Gatelog. See ARCHITECTURE.md for the way of the data.
 
+pub mod auth;
