@@ -152,7 +152,11 @@ pub fn get(
     commit: CommitId,
     now: Timestamp,
 ) -> Result<Option<Answer>, StoreError> {
-    let place = Place { tenant, stream, partition };
+    let place = Place {
+        tenant,
+        stream,
+        partition,
+    };
     for day in (now.day() - DAYS_KEPT..=now.day() + 1).rev() {
         if let Some(answer) = view.get(&place.answer(day, commit))? {
             return Ok(Some(answer));

@@ -153,9 +153,15 @@ mod tests {
     async fn a_waiter_learns_how_far_it_is() {
         let applied = Applied::new("p", 2);
         applied.set(Stream::Identity, Partition(1), 3);
-        let behind = applied.wait_for(at(3), Duration::from_millis(5)).await.unwrap_err();
+        let behind = applied
+            .wait_for(at(3), Duration::from_millis(5))
+            .await
+            .unwrap_err();
         assert_eq!(behind.next, 3);
-        let nowhere = Position { partition: Partition(9), ..at(0) };
+        let nowhere = Position {
+            partition: Partition(9),
+            ..at(0)
+        };
         assert!(applied.wait_for(nowhere, Duration::from_millis(5)).await.is_err());
     }
 }

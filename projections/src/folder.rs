@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use gatelog_events::codec::{self, CodecError};
 use gatelog_events::commit::Commit;
+use gatelog_events::failpoint;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
-use gatelog_events::log::Entry;
-use gatelog_events::log::fence::{Fence, Verdict};
+use gatelog_events::log::fence::Verdict;
+use gatelog_events::log::{Entry, RecordHeader};
 use gatelog_events::seal::KeySource;
 
 use crate::applied::{Applied, Stopped};
@@ -17,10 +18,50 @@ use crate::view::{FoldView, Overlay, View};
 /// A projection, the table that it writes, and how far it has come.
 pub struct Member {
     pub projection: Arc<dyn Projection>,
-    pub table: Table,
-    checkpoint: Checkpoint,
+    pub mark: Mark,
     overlay: Overlay,
+}
+
+/// How far a table has come.
+#[derive(Clone)]
+pub struct Mark {
+    pub table: Table,
+    streams: &'static [Stream],
+    checkpoint: Checkpoint,
     pub applied: Arc<Applied>,
+}
+
+impl Mark {
+    pub fn follows(&self, stream: Stream) -> bool {
+        self.streams.contains(&stream)
+    }
+
+    pub fn progress(&self, stream: Stream, partition: Partition) -> Progress {
+        self.checkpoint.get(stream, partition)
+    }
+
+    /// Says that everything of a partition below `progress.next` is folded.
+    pub fn advance(&mut self, stream: Stream, partition: Partition, progress: Progress) {
+        if self.follows(stream) {
+            self.checkpoint.set(stream, partition, progress);
+        }
+    }
+
+    /// The change that stores the checkpoint.
+    pub fn change(&self) -> Result<Change, StoreError> {
+        self.checkpoint.change(&self.table)
+    }
+
+    /// Lets everybody see how far it is, after it was written.
+    pub fn publish(&self, touched: impl Iterator<Item = (Stream, Partition)>) {
+        for (stream, partition) in touched {
+            if self.follows(stream) {
+                self.applied
+                    .set(stream, partition, self.progress(stream, partition).next);
+            }
+        }
+        self.applied.wake();
+    }
 }
 
 /// Several projections that are folded together.
@@ -54,42 +95,80 @@ impl Member {
         partitions: u16,
     ) -> Result<Self, StoreError> {
         store.create(&table)?;
-        let checkpoint = Checkpoint::load(store, &table)?;
-        let applied = Arc::new(Applied::new(projection.name(), partitions));
-        for stream in projection.streams() {
-            for partition in (0..partitions).map(Partition) {
-                applied.set(*stream, partition, checkpoint.get(*stream, partition).next);
-            }
-        }
+        let streams = projection.streams();
+        let mark = Mark {
+            checkpoint: Checkpoint::load(store, &table)?,
+            applied: Arc::new(Applied::new(projection.name(), partitions)),
+            streams,
+            table,
+        };
+        mark.publish(
+            streams
+                .iter()
+                .flat_map(|s| (0..partitions).map(|p| (*s, Partition(p)))),
+        );
         Ok(Self {
             projection,
-            table,
-            checkpoint,
+            mark,
             overlay: Overlay::default(),
-            applied,
         })
     }
 
-    fn follows(&self, stream: Stream) -> bool {
-        self.projection.streams().contains(&stream)
+    fn fold(&mut self, store: &Store, at: Located<'_>) -> Result<(), StoreError> {
+        let mut rows = FoldView::new(store, &self.mark.table, &mut self.overlay);
+        self.projection.apply(&mut rows, at)
     }
 
-    fn fold(&mut self, store: &Store, at: Located<'_>) -> Result<(), StoreError> {
-        let mut rows = FoldView::new(store, &self.table, &mut self.overlay);
-        self.projection.apply(&mut rows, at)
+    /// Takes note of one record: judges it, folds it if it counts, and moves on; or stops for good.
+    fn take<'c>(
+        &mut self,
+        store: &Store,
+        position: Position,
+        header: &RecordHeader,
+        commit: impl FnOnce() -> Result<&'c Commit, CodecError>,
+    ) {
+        let Position {
+            stream,
+            partition,
+            offset,
+        } = position;
+        let mut progress = self.mark.progress(stream, partition);
+        let applied = &self.mark.applied;
+        if !self.mark.follows(stream) || offset < progress.next || applied.is_stopped(stream, partition) {
+            return;
+        }
+        if progress.fence.admit(offset, header) == Verdict::Commit {
+            let folded = commit()
+                .map_err(FoldError::from)
+                .and_then(|commit| Ok(self.fold(store, Located { position, commit })?));
+            if let Err(e) = folded {
+                return self.stop(position, &e);
+            }
+        }
+        progress.next = offset + 1;
+        self.mark.advance(stream, partition, progress);
+    }
+
+    fn stop(&self, position: Position, e: &FoldError) {
+        self.mark.applied.stop(Stopped {
+            position,
+            reason: e.to_string(),
+        });
+        tracing::error!(
+            projection = self.projection.name(),
+            %position,
+            error = %e,
+            "the projection stops in this partition; nothing is skipped"
+        );
     }
 
     /// What the projection holds, with what is not yet written.
     pub fn view<'a>(&'a self, store: &'a Store) -> View<'a> {
         View {
             store,
-            table: &self.table,
+            table: &self.mark.table,
             overlay: Some(&self.overlay),
         }
-    }
-
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
     }
 }
 
@@ -110,18 +189,31 @@ impl Folder {
         self.members
     }
 
+    /// A member's rows, by the projection's name.
+    pub fn view(&self, projection: &str) -> Option<View<'_>> {
+        self.members
+            .iter()
+            .find(|m| m.projection.name() == projection)
+            .map(|m| m.view(&self.store))
+    }
+
     /// From where each partition must be read, so that no member misses anything.
-    pub fn starts(&self, partitions: u16) -> Vec<(Stream, Partition, Offset)> {
+    pub fn starts(&self, partitions: u16) -> Vec<Position> {
         let mut starts = Vec::new();
         for stream in Stream::ALL {
             for partition in (0..partitions).map(Partition) {
                 let next = self
                     .members
                     .iter()
-                    .filter(|m| m.follows(stream))
-                    .map(|m| m.checkpoint.get(stream, partition).next)
+                    .filter(|m| m.mark.follows(stream))
+                    .map(|m| m.mark.progress(stream, partition).next)
                     .min();
-                starts.extend(next.map(|n| (stream, partition, n)));
+                // What nobody follows is wanted by nobody: from the end of all numbers on.
+                starts.push(Position {
+                    stream,
+                    partition,
+                    offset: next.unwrap_or(Offset::MAX),
+                });
             }
         }
         starts
@@ -132,40 +224,22 @@ impl Folder {
     /// A member that cannot goes no further in this partition, says so in its [`Applied`], and does not hold up the
     /// others.
     pub fn fold_entry(&mut self, entry: &Entry, keys: &dyn KeySource) {
-        let Position { stream, partition, offset } = entry.position;
-        let mut commit: Option<Result<Commit, CodecError>> = None;
+        let mut read: Option<Result<Commit, CodecError>> = None;
+        let store = self.store.clone();
         for member in &mut self.members {
-            let mut progress = member.checkpoint.get(stream, partition);
-            if !member.follows(stream)
-                || offset < progress.next
-                || member.applied.is_stopped(stream, partition)
-            {
-                continue;
-            }
-            if progress.fence.admit(offset, &entry.record.header) == Verdict::Commit {
-                let commit = commit.get_or_insert_with(|| read_commit(entry, keys));
-                let folded = match commit {
-                    Ok(commit) => member
-                        .fold(&self.store, Located { position: entry.position, commit })
-                        .map_err(FoldError::from),
-                    Err(e) => Err(FoldError::from(e.clone())),
-                };
-                if let Err(e) = folded {
-                    member.applied.stop(Stopped {
-                        position: entry.position,
-                        reason: e.to_string(),
-                    });
-                    tracing::error!(
-                        projection = member.projection.name(),
-                        position = %entry.position,
-                        error = %e,
-                        "the projection stops in this partition; nothing is skipped"
-                    );
-                    continue;
+            member.take(&store, entry.position, &entry.record.header, || {
+                match read.get_or_insert_with(|| read_commit(entry, keys)) {
+                    Ok(commit) => Ok(&*commit),
+                    Err(e) => Err(e.clone()),
                 }
-            }
-            progress.next = offset + 1;
-            member.checkpoint.set(stream, partition, progress);
+            });
+        }
+    }
+
+    /// Folds a commit that was written here, so that it need not be read again.
+    pub fn fold_commit(&mut self, position: Position, header: &RecordHeader, commit: &Commit) {
+        for member in &mut self.members {
+            member.take(&self.store, position, header, || Ok(commit));
         }
     }
 
@@ -173,7 +247,7 @@ impl Folder {
     /// projections that do not look at it may be members. Progress does not move.
     pub fn fold_decided(&mut self, at: Located<'_>) -> Result<(), StoreError> {
         for member in &mut self.members {
-            if member.follows(at.position.stream) {
+            if member.mark.follows(at.position.stream) {
                 member.fold(&self.store, at)?;
             }
         }
@@ -184,34 +258,21 @@ impl Folder {
     pub fn take_changes(&mut self) -> Vec<(Table, Vec<Change>)> {
         self.members
             .iter_mut()
-            .map(|m| (m.table.clone(), m.overlay.take_changes()))
+            .map(|m| (m.mark.table.clone(), m.overlay.take_changes()))
             .filter(|(_, changes)| !changes.is_empty())
             .collect()
     }
 
     /// Forgets changes that were written.
-    pub fn settle(&mut self, changes: &[(Table, Vec<Change>)]) {
-        for (table, changes) in changes {
-            if let Some(member) = self.members.iter_mut().find(|m| m.table == *table) {
-                member.overlay.settle(changes.iter().map(|(key, _)| key));
-            }
+    pub fn settle<'k>(&mut self, table: &Table, keys: impl IntoIterator<Item = &'k bytes::Bytes>) {
+        if let Some(member) = self.members.iter_mut().find(|m| m.mark.table == *table) {
+            member.overlay.settle(keys);
         }
     }
 
-    /// Forgets everything that is not written.
-    pub fn forget(&mut self) {
-        for member in &mut self.members {
-            member.overlay.clear();
-        }
-    }
-
-    /// Says that all members have folded a partition up to `next`.
-    pub fn advance(&mut self, stream: Stream, partition: Partition, next: Offset, fence: Fence) {
-        for member in self.members.iter_mut().filter(|m| m.follows(stream)) {
-            member
-                .checkpoint
-                .set(stream, partition, Progress { next, fence });
-        }
+    /// Whether there are changes that are not settled.
+    pub fn is_settled(&self) -> bool {
+        self.members.iter().all(|m| m.overlay.is_empty())
     }
 
     /// What is to be written: the members' rows and checkpoints.
@@ -219,8 +280,8 @@ impl Folder {
         let mut all = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             let mut changes = member.overlay.drain();
-            changes.push(member.checkpoint.change(&member.table)?);
-            all.push((member.table.clone(), changes));
+            changes.push(member.mark.change()?);
+            all.push((member.mark.table.clone(), changes));
         }
         Ok(all)
     }
@@ -228,13 +289,7 @@ impl Folder {
     /// Lets everybody see what was written.
     pub fn publish(&self, touched: impl Iterator<Item = (Stream, Partition)> + Clone) {
         for member in &self.members {
-            for (stream, partition) in touched.clone() {
-                if member.follows(stream) {
-                    let next = member.checkpoint.get(stream, partition).next;
-                    member.applied.set(stream, partition, next);
-                }
-            }
-            member.applied.wake();
+            member.mark.publish(touched.clone());
         }
     }
 
@@ -244,15 +299,14 @@ impl Folder {
         touched: impl Iterator<Item = (Stream, Partition)> + Clone,
     ) -> Result<(), StoreError> {
         let changes = self.drain()?;
-        gatelog_events::failpoint::hit("views.before_write");
-        self.store
-            .write(changes.iter().map(|(t, c)| (t, c.clone())))?;
-        gatelog_events::failpoint::hit("views.after_write");
+        failpoint::hit("views.before_write");
+        self.store.write(changes.iter().map(|(t, c)| (t, c.as_slice())))?;
+        failpoint::hit("views.after_write");
         self.publish(touched);
         Ok(())
     }
 
-    /// Replaces the table of a projection by another that is equally far.
+    /// Replaces the table of a projection by another that is equally far. The old member, if there was one.
     pub fn replace(&mut self, member: Member) -> Option<Member> {
         let old = self
             .members

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod applied;
+pub mod catch_up;
 pub mod consents;
 pub mod folder;
 pub mod identifiers;

@@ -71,7 +71,10 @@ impl Projection for Logins {
         for e in &at.commit.events {
             let Event::User(event) = &e.event else { continue };
             if let UserEvent::Registered(r) = event {
-                entry = r.personal.get().map(|p| Entry::new(user, self.digest(tenant, &p.email)));
+                entry = r
+                    .personal
+                    .get()
+                    .map(|p| Entry::new(user, self.digest(tenant, &p.email)));
                 continue;
             }
             if !concerns_logins(event) {

@@ -53,7 +53,10 @@ pub struct Checkpoint(BTreeMap<(u8, u16), Progress>);
 
 impl Checkpoint {
     pub fn get(&self, stream: Stream, partition: Partition) -> Progress {
-        self.0.get(&(stream.code(), partition.0)).copied().unwrap_or_default()
+        self.0
+            .get(&(stream.code(), partition.0))
+            .copied()
+            .unwrap_or_default()
     }
 
     pub fn set(&mut self, stream: Stream, partition: Partition, progress: Progress) {
@@ -67,9 +70,7 @@ impl Checkpoint {
             table,
             overlay: None,
         };
-        Ok(view
-            .get(&global(KeyKind::Checkpoint).done())?
-            .unwrap_or_default())
+        Ok(view.get(&global(KeyKind::Checkpoint).done())?.unwrap_or_default())
     }
 
     /// The change that stores it.

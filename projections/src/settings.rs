@@ -52,5 +52,7 @@ impl Projection for TenantSettings {
 
 /// A tenant's settings; empty for a tenant that has none.
 pub fn get(view: View<'_>, tenant: &TenantId) -> Result<Settings, StoreError> {
-    Ok(view.get(&key(KeyKind::Settings, tenant).done())?.unwrap_or_default())
+    Ok(view
+        .get(&key(KeyKind::Settings, tenant).done())?
+        .unwrap_or_default())
 }

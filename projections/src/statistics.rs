@@ -231,7 +231,9 @@ pub fn days(view: View<'_>, tenant: &TenantId, from: i32, to: i32) -> Result<Vec
     let mut totals: BTreeMap<String, i64> = BTreeMap::new();
     let mut days: Vec<Day> = Vec::new();
     for (row, n) in view.scan::<i64>(&prefix)? {
-        let Some((day, name)) = parse(&row[prefix.len()..]) else { continue };
+        let Some((day, name)) = parse(&row[prefix.len()..]) else {
+            continue;
+        };
         if day > to {
             break;
         }

@@ -122,7 +122,9 @@ impl Store {
         let prefix = global(KeyKind::Active).done();
         let mut active = self.active.write();
         for (key, value) in self.scan(&meta, &prefix, &prefix, usize::MAX)? {
-            let name = String::from_utf8_lossy(&key[prefix.len()..]).trim_end_matches('\0').to_owned();
+            let name = String::from_utf8_lossy(&key[prefix.len()..])
+                .trim_end_matches('\0')
+                .to_owned();
             active.insert(name, String::from_utf8_lossy(&value).into());
         }
         Ok(())
@@ -144,7 +146,7 @@ impl Store {
             Some(_) => Err(StoreError::OtherLog {
                 place: self.place.display().to_string(),
             }),
-            None => self.write([(&meta, vec![("log_id".into(), Some(log_id.to_owned().into()))])]),
+            None => self.write([(&meta, &[("log_id".into(), Some(log_id.to_owned().into()))][..])]),
         }
     }
 
@@ -158,7 +160,7 @@ impl Store {
         let meta = Table(META.into());
         let key = global(KeyKind::Active).text(projection).done();
         let value = Bytes::copy_from_slice(table.0.as_bytes());
-        self.write([(&meta, vec![(key, Some(value))])])?;
+        self.write([(&meta, &[(key, Some(value))][..])])?;
         self.active.write().insert(projection.to_owned(), table.0.clone());
         self.flush()
     }
@@ -248,7 +250,7 @@ impl Store {
     /// Writes changes of several tables as one.
     pub fn write<'t>(
         &self,
-        changes: impl IntoIterator<Item = (&'t Table, Vec<Change>)>,
+        changes: impl IntoIterator<Item = (&'t Table, &'t [Change])>,
     ) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         for (table, rows) in changes {
@@ -286,7 +288,8 @@ impl Store {
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
         for name in self.loaded() {
             if let Some(cf) = self.db.cf_handle(&name) {
-                self.db.compact_range_cf_opt(&cf, None::<&[u8]>, None::<&[u8]>, &options);
+                self.db
+                    .compact_range_cf_opt(&cf, None::<&[u8]>, None::<&[u8]>, &options);
             }
         }
         Ok(())
@@ -385,7 +388,9 @@ mod tests {
             let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
             store.create(&table).unwrap();
             store.bind("log-1").unwrap();
-            store.write([(&table, vec![("k".into(), Some("v".into()))])]).unwrap();
+            store
+                .write([(&table, &[("k".into(), Some("v".into()))][..])])
+                .unwrap();
             store.activate("users", &table).unwrap();
         }
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
@@ -404,11 +409,11 @@ mod tests {
             let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
             store.create(&a).unwrap();
             store.create(&b).unwrap();
-            let row = || vec![("k".into(), Some("1".into()))];
-            store.write([(&a, row()), (&b, row())]).unwrap();
+            let row: [Change; 1] = [("k".into(), Some("1".into()))];
+            store.write([(&a, &row[..]), (&b, &row[..])]).unwrap();
             store.flush().unwrap();
-            let row = || vec![("k".into(), Some("2".into()))];
-            store.write([(&a, row()), (&b, row())]).unwrap();
+            let row: [Change; 1] = [("k".into(), Some("2".into()))];
+            store.write([(&a, &row[..]), (&b, &row[..])]).unwrap();
             // What a crash leaves is what a reader from outside sees now.
             let crashed = Store::open_read_only(dir.path(), StoreOptions::default()).unwrap();
             for t in [&a, &b] {

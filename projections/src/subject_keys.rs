@@ -121,8 +121,7 @@ impl SubjectKeys {
         self.db.flush().map_err(|e| failed(&self.place, &e))?;
         let mut options = rocksdb::CompactOptions::default();
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-        self.db
-            .compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        self.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
         Ok(())
     }
 
@@ -223,12 +222,20 @@ mod tests {
             let keys = open(dir.path(), 1);
             keys.put(&[new_key(user(1), 11), new_key(user(2), 22)]).unwrap();
             keys.destroy(&tenant, user(1)).unwrap();
-            assert!(matches!(keys.key(&tenant, user(1)).unwrap(), KeyStatus::Destroyed));
+            assert!(matches!(
+                keys.key(&tenant, user(1)).unwrap(),
+                KeyStatus::Destroyed
+            ));
         }
         let keys = open(dir.path(), 1);
         keys.compact().unwrap();
-        assert!(matches!(keys.key(&tenant, user(1)).unwrap(), KeyStatus::Destroyed));
-        assert!(matches!(keys.key(&tenant, user(2)).unwrap(), KeyStatus::Present(k) if k == SubjectKey::new([22; 32])));
+        assert!(matches!(
+            keys.key(&tenant, user(1)).unwrap(),
+            KeyStatus::Destroyed
+        ));
+        assert!(
+            matches!(keys.key(&tenant, user(2)).unwrap(), KeyStatus::Present(k) if k == SubjectKey::new([22; 32]))
+        );
         assert!(matches!(keys.key(&tenant, user(3)).unwrap(), KeyStatus::Missing));
     }
 
@@ -236,7 +243,9 @@ mod tests {
     fn another_master_key_is_an_error_and_no_erasure() {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path(), 1).put(&[new_key(user(1), 11)]).unwrap();
-        let error = open(dir.path(), 2).key(&TenantId::default(), user(1)).unwrap_err();
+        let error = open(dir.path(), 2)
+            .key(&TenantId::default(), user(1))
+            .unwrap_err();
         assert!(error.to_string().contains("another master key"), "{error}");
     }
 

@@ -134,7 +134,10 @@ fn details(event: &Event) -> Vec<(String, String)> {
 fn consent(c: &ConsentChange, out: &mut Vec<(&str, String)>) {
     out.push(("purpose", c.purpose.clone()));
     out.push(("channel", c.channel.clone()));
-    out.push(("notice", format!("{} {} ({})", c.notice.id, c.notice.version, c.notice.language)));
+    out.push((
+        "notice",
+        format!("{} {} ({})", c.notice.id, c.notice.version, c.notice.language),
+    ));
     out.push(("lawful_basis", text(&c.lawful_basis)));
     out.push(("method", text(&c.method)));
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
-use gatelog_events::domain::user::{User, UserEvent};
 use gatelog_events::domain::Event;
+use gatelog_events::domain::user::{User, UserEvent};
 use gatelog_events::ids::{Stream, TenantId, UserId};
 
 use crate::keys::{KeyKind, key};
@@ -40,7 +40,9 @@ impl Projection for Users {
         for e in &at.commit.events {
             user.evolve(&e.event, e.time, e.sequence);
             if matches!(e.event, Event::User(UserEvent::Erased(_))) {
-                let erased = key(KeyKind::Erased, &at.commit.tenant).fixed(id.as_bytes()).done();
+                let erased = key(KeyKind::Erased, &at.commit.tenant)
+                    .fixed(id.as_bytes())
+                    .done();
                 rows.put(erased, &e.time)?;
             }
         }

@@ -51,7 +51,10 @@ struct Pending {
 
 impl Overlay {
     fn change(&mut self, key: Bytes, value: Option<Bytes>) {
-        let pending = self.rows.entry(key.clone()).or_insert(Pending { value: None, open: 0 });
+        let pending = self
+            .rows
+            .entry(key.clone())
+            .or_insert(Pending { value: None, open: 0 });
         pending.value = value.clone();
         pending.open += 1;
         self.journal.push((key, value));
@@ -136,12 +139,7 @@ impl View<'_> {
         Ok(rows)
     }
 
-    fn raw_page(
-        &self,
-        prefix: &[u8],
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    fn raw_page(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let changed: Vec<(&Bytes, &Option<Bytes>)> = self
             .overlay
             .iter()
@@ -176,7 +174,11 @@ pub struct FoldView<'a> {
 
 impl<'a> FoldView<'a> {
     pub fn new(store: &'a Store, table: &'a Table, overlay: &'a mut Overlay) -> Self {
-        Self { store, table, overlay }
+        Self {
+            store,
+            table,
+            overlay,
+        }
     }
 
     /// The same rows, to read.
@@ -230,9 +232,12 @@ mod tests {
         let table = Table::new("t", 1, 0);
         store.create(&table).unwrap();
         let row = |n: u32| Some(encode_row(&n, &table).unwrap());
-        store
-            .write([(&table, vec![("a1".into(), row(1)), ("a2".into(), row(2)), ("b1".into(), row(9))])])
-            .unwrap();
+        let stored = [
+            ("a1".into(), row(1)),
+            ("a2".into(), row(2)),
+            ("b1".into(), row(9)),
+        ];
+        store.write([(&table, &stored[..])]).unwrap();
         let mut overlay = Overlay::default();
         let mut fold = FoldView::new(&store, &table, &mut overlay);
         fold.delete("a1".into());
@@ -255,13 +260,23 @@ mod tests {
         let table = Table::new("t", 1, 0);
         store.create(&table).unwrap();
         let mut overlay = Overlay::default();
-        FoldView::new(&store, &table, &mut overlay).put("k".into(), &1u32).unwrap();
+        FoldView::new(&store, &table, &mut overlay)
+            .put("k".into(), &1u32)
+            .unwrap();
         let first = overlay.take_changes();
-        FoldView::new(&store, &table, &mut overlay).put("k".into(), &2u32).unwrap();
+        FoldView::new(&store, &table, &mut overlay)
+            .put("k".into(), &2u32)
+            .unwrap();
         let second = overlay.take_changes();
         overlay.settle(first.iter().map(|(k, _)| k));
         let read = |o: &Overlay| {
-            View { store: &store, table: &table, overlay: Some(o) }.get::<u32>(b"k").unwrap()
+            View {
+                store: &store,
+                table: &table,
+                overlay: Some(o),
+            }
+            .get::<u32>(b"k")
+            .unwrap()
         };
         assert_eq!(read(&overlay), Some(2));
         overlay.settle(second.iter().map(|(k, _)| k));

@@ -134,6 +134,9 @@ pub enum LogError {
     Closed,
 }
 
+/// Records that are read to an end.
+pub type EntryIter = Box<dyn Iterator<Item = Result<Entry, LogError>> + Send>;
+
 /// The log. See the module's documentation for the contract.
 pub trait EventLog: Send + Sync {
     /// Number of partitions of each stream, fixed when the log was created.
@@ -154,6 +157,12 @@ pub trait EventLog: Send + Sync {
         partition: Partition,
         from: Offset,
     ) -> BoxStream<'static, Result<Entry, LogError>>;
+
+    /// The records of all partitions up to the present end, each partition in order. Blocks.
+    ///
+    /// `from` names the first position wanted of a partition; those not named are read from 0. This is the fast way
+    /// to read much; it may yield records that became durable after the call.
+    fn read_to_end(&self, from: &[Position]) -> Result<EntryIter, LogError>;
 
     /// The offset after the last durable record.
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>>;

@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use super::{AppendError, Entry, EventLog, LogError, Record};
+use super::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
 use crate::ids::{Offset, Partition, Position, Stream};
 
 /// How likely what goes wrong, in percent.
@@ -380,6 +380,21 @@ impl EventLog for SimulatedProducer {
         })
         .flat_map(|entries: Vec<_>| stream::iter(entries))
         .boxed()
+    }
+
+    fn read_to_end(&self, from: &[Position]) -> Result<EntryIter, LogError> {
+        let mut entries = Vec::new();
+        for stream in Stream::ALL {
+            for partition in (0..self.log.partitions).map(Partition) {
+                let first = from
+                    .iter()
+                    .find(|p| (p.stream, p.partition) == (stream, partition))
+                    .map_or(0, |p| p.offset);
+                let slot = self.log.slot(stream, partition)?;
+                entries.extend(self.log.world.lock().slots[slot].since(first).into_iter().map(Ok));
+            }
+        }
+        Ok(Box::new(entries.into_iter()))
     }
 
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {

@@ -45,7 +45,7 @@ use self::appender::{Appender, Queue, Tail};
 use self::files::{io_error, mismatch};
 use self::recover::Found;
 use self::state::Shared;
-use super::{AppendError, Entry, EventLog, LogError, Record};
+use super::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
 use crate::ids::{Offset, Partition, Position, Stream};
 
 /// Places of the embedded log at which a test may end the process (see [`crate::failpoint`]).
@@ -332,6 +332,10 @@ impl EventLog for EmbeddedLog {
             Some(slot) => reader::stream(self.shared.clone(), slot, (stream, partition), from),
             None => stream::iter([Err(self.no_such_partition(stream, partition))]).boxed(),
         }
+    }
+
+    fn read_to_end(&self, from: &[Position]) -> Result<EntryIter, LogError> {
+        Ok(Box::new(self.read_all(from)?))
     }
 
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {
