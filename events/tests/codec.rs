@@ -279,6 +279,7 @@ fn a_batch_that_is_not_one_commit_is_refused() {
             b.iter_mut().for_each(|e| e["requesttag"] = json!("CQkJ"))
         }),
         ("a time that is none", |b| b[0]["time"] = json!("yesterday")),
+        ("a time before the year 0", |b| {
             b[0]["time"] = json!("0000-01-01T00:00:00+01:00")
         }),
         ("an id that is none", |b| b[0]["id"] = json!("1")),
