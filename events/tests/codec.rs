@@ -1,4 +1,10 @@
 //! What is written can be read, and nothing else can: the form of commits in the log.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! The rules of consent: every choice once, with its evidence, and withdrawing as easy as granting.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 

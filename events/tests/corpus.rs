@@ -3,6 +3,12 @@
 //! `corpus/<type>.<n>.json` holds a commit as it stands in the log, sealed under [`support::TEST_KEY`];
 //! `<type>.<n>.opened.json` what it says when it is opened. Neither is ever changed. New types get files by
 //! `ADD_TO_CORPUS=1 cargo test -p gatelog-events --test corpus`, which never touches a file that is there.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! The rules of plans: what kind of change it is follows from the catalogue's ranks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! The rules at the door: logins, lock-outs, sessions and their refresh tokens.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 

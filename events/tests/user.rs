@@ -1,4 +1,10 @@
 //! The rules of the user aggregate, its plan and consents aside.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
 
 mod support;
 
