@@ -11,6 +11,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
+// RFC 3339 has years of four digits only, and what is written must be readable.
+const YEAR_0: i64 = -62_167_219_200_000;
+const END_OF_YEAR_9999: i64 = 253_402_300_799_999;
+
+const fn whole_millis(d: Duration) -> i64 {
+    let ms = d.as_millis();
+    if ms > i64::MAX as u128 {
+        i64::MAX
+    } else {
+        ms as i64
+    }
+}
+
 impl Timestamp {
     pub const EPOCH: Timestamp = Timestamp(0);
 
@@ -32,11 +45,11 @@ impl Timestamp {
     }
 
     pub const fn plus(self, d: Duration) -> Self {
-        Self(self.0.saturating_add(d.as_millis() as i64))
+        Self(self.0.saturating_add(whole_millis(d)))
     }
 
     pub const fn minus(self, d: Duration) -> Self {
-        Self(self.0.saturating_sub(d.as_millis() as i64))
+        Self(self.0.saturating_sub(whole_millis(d)))
     }
 
     /// Time from `earlier` to this moment; zero if `earlier` is later.
@@ -46,17 +59,18 @@ impl Timestamp {
     }
 
     fn chrono(self) -> DateTime<Utc> {
-        DateTime::from_timestamp_millis(self.0).unwrap_or_default()
+        DateTime::from_timestamp_millis(self.0.clamp(YEAR_0, END_OF_YEAR_9999)).unwrap_or_default()
     }
 }
 
+/// RFC 3339 in UTC. A moment outside the years 0 to 9999 shows as the nearest in them.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.chrono().to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
-/// The text is not an RFC 3339 date and time.
+/// The text is not an RFC 3339 date and time, or in UTC not within the years 0 to 9999.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a date and time in RFC 3339 form, such as 2026-11-24T10:15:00.000Z")]
 pub struct InvalidTimestamp;
@@ -65,8 +79,11 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
     fn from_str(s: &str) -> Result<Self, InvalidTimestamp> {
         DateTime::parse_from_rfc3339(s)
-            .map(|t| Self(t.timestamp_millis()))
-            .map_err(|_| InvalidTimestamp)
+            .ok()
+            .map(|t| t.timestamp_millis())
+            .filter(|ms| (YEAR_0..=END_OF_YEAR_9999).contains(ms))
+            .map(Self)
+            .ok_or(InvalidTimestamp)
     }
 }
 
@@ -114,4 +131,44 @@ pub fn now() -> Timestamp {
 #[allow(clippy::disallowed_methods)]
 pub fn monotonic() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_or_computed_can_be_written_and_read_again() {
+        for (text, shown) in [
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
+            ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999Z"),
+            ("2026-11-24t13:15:00.5+01:00", "2026-11-24T12:15:00.500Z"),
+        ] {
+            let t: Timestamp = text.parse().unwrap();
+            assert_eq!(t.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(t));
+        }
+        for far in [
+            Timestamp::from_millis(i64::MAX),
+            Timestamp::from_millis(i64::MIN),
+            Timestamp::EPOCH.plus(Duration::MAX),
+            Timestamp::EPOCH.minus(Duration::MAX),
+        ] {
+            assert!(far.to_string().parse::<Timestamp>().is_ok(), "{far}");
+        }
+        assert!(Timestamp::EPOCH.plus(Duration::MAX) > Timestamp::EPOCH);
+    }
+
+    #[test]
+    fn moments_that_utc_cannot_write_in_four_digits_are_refused() {
+        for text in [
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
+            "+10000-01-01T00:00:00Z",
+            "2026-11-24",
+            "",
+        ] {
+            assert_eq!(text.parse::<Timestamp>(), Err(InvalidTimestamp), "{text}");
+        }
+    }
 }

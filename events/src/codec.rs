@@ -142,8 +142,13 @@ pub fn seal(
     Ok(())
 }
 
-/// Writes a sealed commit. A personal part that is still clear is an error, never output.
+/// Writes a sealed commit. A personal part that is still clear is an error, never output, and so is a commit that
+/// [`decode`] would refuse.
 pub fn encode(commit: &Commit) -> Result<Vec<u8>, CodecError> {
+    check_count(commit.events.len())?;
+    for pair in commit.events.windows(2) {
+        check_order(pair[0].sequence, pair[1].sequence)?;
+    }
     let source = format!("{SOURCE_PREFIX}{}", commit.tenant);
     let subject = match commit.subject {
         Subject::User(u) => Some(u.to_string()),
@@ -189,9 +194,7 @@ pub fn decode(id: CommitId, bytes: &[u8]) -> Result<Commit, CodecError> {
     let Some(first) = envelopes.first() else {
         return Err(CodecError::Form("the batch is empty".to_owned()));
     };
-    if envelopes.len() > MAX_EVENTS {
-        return Err(CodecError::Form(format!("more than {MAX_EVENTS} events")));
-    }
+    check_count(envelopes.len())?;
     let mut commit = Commit {
         id,
         tenant: tenant(&first.source)?,
@@ -208,11 +211,8 @@ pub fn decode(id: CommitId, bytes: &[u8]) -> Result<Commit, CodecError> {
     for envelope in &envelopes {
         same_commit(first, envelope)?;
         let recorded = recorded(envelope)?;
-        let gapless = commit.events.last().is_none_or(|before| {
-            before.sequence.checked_add(u64::from(before.sequence > 0)) == Some(recorded.sequence)
-        });
-        if !gapless {
-            return Err(CodecError::Sequence);
+        if let Some(before) = commit.events.last() {
+            check_order(before.sequence, recorded.sequence)?;
         }
         commit.events.push(recorded);
     }
@@ -243,6 +243,27 @@ pub fn open(commit: &mut Commit, keys: &dyn KeySource) -> Result<(), CodecError>
     Ok(())
 }
 
+fn check_count(events: usize) -> Result<(), CodecError> {
+    match events {
+        0 => Err(CodecError::Form("the batch is empty".to_owned())),
+        1..=MAX_EVENTS => Ok(()),
+        _ => Err(CodecError::Form(format!("more than {MAX_EVENTS} events"))),
+    }
+}
+
+/// Numbers follow each other, or there are none (0).
+fn check_order(before: u64, next: u64) -> Result<(), CodecError> {
+    let follows = match before {
+        0 => next == 0,
+        n => n.checked_add(1) == Some(next),
+    };
+    if follows {
+        Ok(())
+    } else {
+        Err(CodecError::Sequence)
+    }
+}
+
 // serde_json's messages may quote the input; the place is enough.
 fn position_of(e: &serde_json::Error) -> String {
     format!("line {}, column {}", e.line(), e.column())
@@ -264,6 +285,14 @@ fn subject(text: Option<&str>) -> Result<Subject, CodecError> {
             .map(Subject::User)
             .map_err(|_| CodecError::Form("subject is not a user id".to_owned())),
     }
+}
+
+// `parse` alone would take a sign too.
+fn sequence(text: &str) -> Result<u64, CodecError> {
+    text.parse()
+        .ok()
+        .filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+        .ok_or_else(|| CodecError::Form("sequence is not a number".to_owned()))
 }
 
 fn request_tag(text: &str) -> Result<[u8; 16], CodecError> {
@@ -310,10 +339,7 @@ fn recorded(envelope: &EnvelopeIn<'_>) -> Result<Recorded, CodecError> {
     })?;
     Ok(Recorded {
         id: envelope.id,
-        sequence: envelope
-            .sequence
-            .parse()
-            .map_err(|_| CodecError::Form("sequence is not a number".to_owned()))?,
+        sequence: sequence(&envelope.sequence)?,
         time: envelope.time,
         event,
     })

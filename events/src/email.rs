@@ -146,7 +146,7 @@ fn domain_key(domain: &str) -> Result<String, InvalidEmail> {
 }
 
 impl<'de> Deserialize<'de> for Email {
-    /// Reads either the typed text or a stored pair; a stored key is taken as it was, since it is frozen.
+    /// Reads a stored pair. Its key is taken as it was, since it is frozen.
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Stored {

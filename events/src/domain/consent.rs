@@ -131,7 +131,7 @@ pub enum Rejection {
     },
 }
 
-/// Decides on one choice. The same choice on the same notice again is no event.
+/// Decides on one choice. The same choice on the same notice, channel and basis again is no event.
 pub(crate) fn decide(
     current: Option<&ConsentState>,
     wish: SetConsent,
@@ -149,8 +149,12 @@ pub(crate) fn decide(
             language: c.notice.language.clone(),
         });
     }
-    let same =
-        current.is_some_and(|s| s.granted == wish.granted && s.channel == c.channel && s.notice == c.notice);
+    let same = current.is_some_and(|s| {
+        s.granted == wish.granted
+            && s.channel == c.channel
+            && s.notice == c.notice
+            && s.lawful_basis == c.lawful_basis
+    });
     Ok((!same).then(|| {
         if wish.granted {
             ConsentEvent::Granted(wish.change).into()

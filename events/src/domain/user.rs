@@ -434,14 +434,26 @@ fn decide_registration(
         reason: None,
     };
     events.extend(plan::decide(None, plan, ctx)?);
-    for wish in register.consents {
-        events.extend(consent::decide(None, wish, ctx)?);
-    }
+    events.extend(first_consents(register.consents, ctx)?);
     for role in register.roles {
         events.push(UserEvent::RoleGranted(RoleChange { role }).into());
     }
     if register.disabled {
         events.push(UserEvent::Disabled(StatusChange { reason: None }).into());
+    }
+    Ok(events)
+}
+
+/// Each choice is decided on what those before it made true, so that one named twice is one event.
+fn first_consents(wishes: Vec<SetConsent>, ctx: &Context<'_>) -> Result<Vec<Event>, consent::Rejection> {
+    let mut so_far = User::default();
+    let mut events = Vec::with_capacity(wishes.len());
+    for wish in wishes {
+        let current = so_far.consents.get(&wish.change.purpose);
+        if let Some(event) = consent::decide(current, wish, ctx)? {
+            so_far.evolve(&event, ctx.now, 0);
+            events.push(event);
+        }
     }
     Ok(events)
 }

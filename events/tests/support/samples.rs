@@ -1,0 +1,333 @@
+//! Events as they come up in tests, short enough to read in a line.
+
+use gatelog_events::domain::Event;
+use gatelog_events::domain::consent::{
+    ConsentChange, ConsentEvent, Evidence, LawfulBasis, Method, NoticeRef, SetConsent,
+};
+use gatelog_events::domain::identifier::{Address, Claimed, IdentifierEvent};
+use gatelog_events::domain::plan::{PlanChange, PlanEvent};
+use gatelog_events::domain::profile::{Profile, ProfilePatch};
+use gatelog_events::domain::session::{
+    Client, EndReason, Ended, FailureReason, Locked, LoginFailed, LoginMethod, LoginSucceeded, Refreshed,
+    SessionEvent, Started, Unlocked,
+};
+use gatelog_events::domain::tenant::{
+    ApiKeyCreated, ApiKeyRevoked, NoticePublished, PlanDefined, PurposeDefined, TenantEvent,
+};
+use gatelog_events::domain::user::{
+    EmailChanged, EmailVerified, NewEmail, Origin, PasswordHash, PasswordReason, PasswordSet, Person,
+    ProfileChanged, ProfileUpdate, Registered, RoleChange, StatusChange, UserEvent, Verification,
+};
+use gatelog_events::ids::ApiKeyId;
+use uuid::Uuid;
+
+use super::{NOON, at, email, session_id};
+
+pub const ADDRESS: &str = "Ada@x.test";
+
+pub fn profile(json: &str) -> Profile {
+    serde_json::from_str(json).expect("a profile")
+}
+
+pub fn patch(json: &str) -> ProfilePatch {
+    serde_json::from_str(json).expect("a patch")
+}
+
+pub fn registered() -> Event {
+    UserEvent::Registered(Registered {
+        origin: Origin::SelfService,
+        locale: Some("en".into()),
+        personal: Person {
+            email: email(ADDRESS),
+            profile: profile(r#"{"given_name":"Ada"}"#),
+        }
+        .into(),
+    })
+    .into()
+}
+
+pub fn password_set(hash: &str, reason: PasswordReason) -> Event {
+    let personal = PasswordHash { hash: hash.into() }.into();
+    UserEvent::PasswordSet(PasswordSet { reason, personal }).into()
+}
+
+pub fn email_changed(address: &str) -> Event {
+    let personal = NewEmail {
+        email: email(address),
+    }
+    .into();
+    UserEvent::EmailChanged(EmailChanged { personal }).into()
+}
+
+pub fn email_verified(method: Verification) -> Event {
+    UserEvent::EmailVerified(EmailVerified { method }).into()
+}
+
+pub fn profile_changed(locale: Option<&str>, changes: &str) -> Event {
+    let personal = ProfileUpdate {
+        changes: patch(changes),
+    }
+    .into();
+    UserEvent::ProfileChanged(ProfileChanged {
+        locale: locale.map(Into::into),
+        personal,
+    })
+    .into()
+}
+
+pub fn role_granted(role: &str) -> Event {
+    UserEvent::RoleGranted(RoleChange { role: role.into() }).into()
+}
+
+pub fn role_revoked(role: &str) -> Event {
+    UserEvent::RoleRevoked(RoleChange { role: role.into() }).into()
+}
+
+fn because(reason: Option<&str>) -> StatusChange {
+    StatusChange {
+        reason: reason.map(Into::into),
+    }
+}
+
+pub fn disabled(reason: Option<&str>) -> Event {
+    UserEvent::Disabled(because(reason)).into()
+}
+
+pub fn enabled(reason: Option<&str>) -> Event {
+    UserEvent::Enabled(because(reason)).into()
+}
+
+pub fn erased(reason: Option<&str>) -> Event {
+    UserEvent::Erased(because(reason)).into()
+}
+
+/// A choice about the newsletter by e-mail, on the notice `privacy` in English.
+pub fn choice(version: &str) -> ConsentChange {
+    ConsentChange {
+        purpose: "newsletter".into(),
+        channel: "email".into(),
+        notice: NoticeRef {
+            id: "privacy".into(),
+            version: version.into(),
+            language: "en".into(),
+        },
+        lawful_basis: LawfulBasis::Consent,
+        method: Method::SelfService,
+        personal: Evidence {
+            ip: Some("192.0.2.7".into()),
+            ..Evidence::default()
+        }
+        .into(),
+    }
+}
+
+pub fn wish(granted: bool, change: ConsentChange) -> SetConsent {
+    SetConsent { granted, change }
+}
+
+pub fn granted(change: ConsentChange) -> Event {
+    ConsentEvent::Granted(change).into()
+}
+
+pub fn withdrawn(change: ConsentChange) -> Event {
+    ConsentEvent::Withdrawn(change).into()
+}
+
+pub fn plan_change(from: Option<&str>, to: &str) -> PlanChange {
+    PlanChange {
+        from: from.map(Into::into),
+        to: to.into(),
+        effective_at: NOON,
+        source: "api".into(),
+        reason: None,
+    }
+}
+
+pub fn on_plan(name: &str) -> Event {
+    PlanEvent::Assigned(plan_change(None, name)).into()
+}
+
+pub fn client() -> Client {
+    Client {
+        ip: Some("192.0.2.7".into()),
+        user_agent: Some("Test/1".into()),
+    }
+}
+
+pub fn login_succeeded() -> Event {
+    SessionEvent::LoginSucceeded(LoginSucceeded {
+        session_id: session_id(),
+        method: LoginMethod::Password,
+        personal: client().into(),
+    })
+    .into()
+}
+
+pub fn login_failed(reason: FailureReason) -> Event {
+    SessionEvent::LoginFailed(LoginFailed {
+        reason,
+        method: LoginMethod::Password,
+        personal: Some(client().into()),
+    })
+    .into()
+}
+
+/// A failure at an address that nobody has: no subject, so nothing personal either.
+pub fn login_failed_for_nobody() -> Event {
+    SessionEvent::LoginFailed(LoginFailed {
+        reason: FailureReason::UnknownIdentifier,
+        method: LoginMethod::Password,
+        personal: None,
+    })
+    .into()
+}
+
+pub fn locked(until: &str, failures: u32) -> Event {
+    SessionEvent::Locked(Locked {
+        until: at(until),
+        failures,
+    })
+    .into()
+}
+
+pub fn unlocked(reason: Option<&str>) -> Event {
+    SessionEvent::Unlocked(Unlocked {
+        reason: reason.map(Into::into),
+    })
+    .into()
+}
+
+pub fn started(credential_version: u32, expires_at: &str) -> Event {
+    SessionEvent::Started(Started {
+        session_id: session_id(),
+        credential_version,
+        expires_at: at(expires_at),
+    })
+    .into()
+}
+
+fn of_generation(generation: u32) -> Refreshed {
+    Refreshed {
+        session_id: session_id(),
+        generation,
+    }
+}
+
+pub fn refreshed(generation: u32) -> Event {
+    SessionEvent::Refreshed(of_generation(generation)).into()
+}
+
+pub fn reused(generation: u32) -> Event {
+    SessionEvent::Reused(of_generation(generation)).into()
+}
+
+pub fn ended(reason: EndReason) -> Event {
+    SessionEvent::Ended(Ended {
+        session_id: session_id(),
+        reason,
+    })
+    .into()
+}
+
+pub fn claimed(address: &str, expires_at: &str) -> Event {
+    let personal = Address {
+        email: email(address),
+    }
+    .into();
+    IdentifierEvent::Claimed(Claimed {
+        expires_at: at(expires_at),
+        personal,
+    })
+    .into()
+}
+
+pub fn plan_defined(name: &str, rank: u32, entitlements: &[&str]) -> PlanDefined {
+    PlanDefined {
+        name: name.into(),
+        rank,
+        entitlements: entitlements.iter().map(|e| (*e).to_owned()).collect(),
+    }
+}
+
+pub fn purpose_defined(name: &str, description: &str) -> PurposeDefined {
+    PurposeDefined {
+        name: name.into(),
+        description: description.into(),
+    }
+}
+
+pub fn notice(version: &str, text: &str) -> NoticePublished {
+    NoticePublished {
+        id: "terms".into(),
+        version: version.into(),
+        language: "de".into(),
+        url: Some("https://x.test/terms".into()),
+        text: Some(text.into()),
+    }
+}
+
+pub fn api_key_id() -> ApiKeyId {
+    ApiKeyId(Uuid::from_u128(0xa1))
+}
+
+pub fn api_key() -> ApiKeyCreated {
+    ApiKeyCreated {
+        key_id: api_key_id(),
+        name: "CRM".into(),
+        scopes: ["users:read".to_owned()].into(),
+        secret_sha256: "ab".repeat(32),
+    }
+}
+
+pub fn api_key_revoked() -> Event {
+    TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key_id: api_key_id() }).into()
+}
+
+/// One event of every type, in its latest version.
+pub fn one_of_each() -> Vec<Event> {
+    let plan = |kind: fn(PlanChange) -> PlanEvent| -> Event {
+        let reason = Some("asked by phone".to_owned());
+        kind(PlanChange {
+            reason,
+            ..plan_change(Some("free"), "pro")
+        })
+        .into()
+    };
+    vec![
+        registered(),
+        password_set(
+            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA",
+            PasswordReason::Changed,
+        ),
+        email_changed("ada.lovelace@x.test"),
+        email_verified(Verification::Mail),
+        profile_changed(Some("fr"), r#"{"given_name":"Augusta","company":null}"#),
+        role_granted("admin"),
+        role_revoked("admin"),
+        disabled(Some("chargeback")),
+        enabled(None),
+        erased(Some("by the user")),
+        granted(choice("2026-01")),
+        withdrawn(choice("2026-01")),
+        on_plan("free"),
+        plan(PlanEvent::Upgraded),
+        plan(PlanEvent::Downgraded),
+        plan(PlanEvent::Switched),
+        plan(PlanEvent::Cancelled),
+        plan(PlanEvent::Renewed),
+        claimed("ada@y.test", "2026-11-24T12:10:00Z"),
+        login_succeeded(),
+        login_failed(FailureReason::WrongPassword),
+        locked("2026-11-24T12:00:01Z", 10),
+        unlocked(Some("by support")),
+        started(1, "2026-12-24T12:00:00Z"),
+        refreshed(1),
+        reused(0),
+        ended(EndReason::LoggedOut),
+        TenantEvent::PlanDefined(plan_defined("team", 15, &["app", "sso"])).into(),
+        TenantEvent::PurposeDefined(purpose_defined("surveys", "Questions by e-mail")).into(),
+        TenantEvent::NoticePublished(notice("1", "Wir schreiben Ihnen.")).into(),
+        TenantEvent::ApiKeyCreated(api_key()).into(),
+        api_key_revoked(),
+    ]
+}

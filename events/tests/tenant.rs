@@ -1,0 +1,173 @@
+//! The rules of a tenant's settings.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+mod support;
+
+use gatelog_events::clock::Timestamp;
+use gatelog_events::domain::Event;
+use gatelog_events::domain::tenant::{self, Command, NoticePublished, Rejection, Settings, TenantEvent};
+use support::samples::*;
+use support::scenario::{Aggregate, Given};
+
+#[derive(Default)]
+struct Tenant(Settings);
+
+impl Aggregate for Tenant {
+    type Command = Command;
+    type Rejection = Rejection;
+
+    fn evolve(&mut self, event: &Event, time: Timestamp, sequence: u64) {
+        let Event::Tenant(event) = event else {
+            panic!("not a tenant's event")
+        };
+        self.0.evolve(event, time, sequence);
+    }
+
+    fn decide(&self, command: Command, _: Timestamp) -> Result<Vec<Event>, Rejection> {
+        tenant::decide(&self.0, command)
+    }
+}
+
+fn given(history: impl IntoIterator<Item = Event>) -> Given<Tenant> {
+    support::scenario::given(history)
+}
+
+fn plan(rank: u32, entitlements: &[&str]) -> Event {
+    TenantEvent::PlanDefined(plan_defined("team", rank, entitlements)).into()
+}
+
+fn define_plan(rank: u32, entitlements: &[&str]) -> Command {
+    Command::DefinePlan(plan_defined("team", rank, entitlements))
+}
+
+fn purpose(description: &str) -> Event {
+    TenantEvent::PurposeDefined(purpose_defined("surveys", description)).into()
+}
+
+fn define_purpose(description: &str) -> Command {
+    Command::DefinePurpose(purpose_defined("surveys", description))
+}
+
+fn published(n: NoticePublished) -> Event {
+    TenantEvent::NoticePublished(n).into()
+}
+
+fn created() -> Event {
+    TenantEvent::ApiKeyCreated(api_key()).into()
+}
+
+fn revoke() -> Command {
+    Command::RevokeApiKey { key_id: api_key_id() }
+}
+
+#[test]
+fn a_new_tenant_is_seeded_once() {
+    let seed = tenant::decide(&Settings::default(), Command::Seed).unwrap();
+    given(seed.clone()).when(Command::Seed).then_nothing();
+    given([plan(1, &[])]).when(Command::Seed).then_nothing();
+    let mut settings = Settings::default();
+    for (event, sequence) in seed.iter().zip(1..) {
+        let Event::Tenant(event) = event else {
+            panic!("not a tenant's event")
+        };
+        settings.evolve(event, support::NOON, sequence);
+    }
+    assert_eq!(settings.default_plan(), "free");
+    assert!(settings.plans.keys().eq(["enterprise", "free", "pro"]));
+    assert!(
+        settings
+            .purposes
+            .keys()
+            .eq(["newsletter", "product_updates", "sms_offers"])
+    );
+}
+
+#[test]
+fn a_plan_is_defined_and_redefined() {
+    given([])
+        .when(define_plan(10, &["app"]))
+        .then([plan(10, &["app"])]);
+    given([plan(10, &["app"])])
+        .when(define_plan(10, &["app"]))
+        .then_nothing();
+    given([plan(10, &["app"])])
+        .when(define_plan(11, &["app"]))
+        .then([plan(11, &["app"])]);
+    given([plan(10, &["app"])])
+        .when(define_plan(10, &["app", "sso"]))
+        .then([plan(10, &["app", "sso"])]);
+}
+
+#[test]
+fn a_purpose_is_defined_and_redefined() {
+    given([])
+        .when(define_purpose("Questions"))
+        .then([purpose("Questions")]);
+    given([purpose("Questions")])
+        .when(define_purpose("Questions"))
+        .then_nothing();
+    given([purpose("Questions")])
+        .when(define_purpose("Polls"))
+        .then([purpose("Polls")]);
+}
+
+#[test]
+fn a_notice_is_published_and_never_changes() {
+    let changed = || Rejection::NoticeChanged {
+        id: "terms".into(),
+        version: "1".into(),
+        language: "de".into(),
+    };
+    let moved = NoticePublished {
+        url: None,
+        ..notice("1", "A")
+    };
+    let english = || NoticePublished {
+        language: "en".into(),
+        ..notice("1", "B")
+    };
+    given([])
+        .when(Command::PublishNotice(notice("1", "A")))
+        .then([published(notice("1", "A"))]);
+    given([published(notice("1", "A"))])
+        .when(Command::PublishNotice(notice("1", "A")))
+        .then_nothing();
+    given([published(notice("1", "A"))])
+        .when(Command::PublishNotice(notice("1", "B")))
+        .then_rejected(changed());
+    given([published(notice("1", "A"))])
+        .when(Command::PublishNotice(moved))
+        .then_rejected(changed());
+    given([published(notice("1", "A"))])
+        .when(Command::PublishNotice(notice("2", "B")))
+        .then([published(notice("2", "B"))]);
+    given([published(notice("1", "A"))])
+        .when(Command::PublishNotice(english()))
+        .then([published(english())]);
+}
+
+#[test]
+fn an_api_key_is_created_once_and_revoked_once() {
+    given([]).when(Command::CreateApiKey(api_key())).then([created()]);
+    given([created()])
+        .when(Command::CreateApiKey(api_key()))
+        .then_rejected(Rejection::ApiKeyExists);
+    given([]).when(revoke()).then_rejected(Rejection::ApiKeyNotFound);
+    given([created()]).when(revoke()).then([api_key_revoked()]);
+    given([created(), api_key_revoked()])
+        .when(revoke())
+        .then_nothing();
+    given([created(), api_key_revoked()])
+        .when(Command::CreateApiKey(api_key()))
+        .then_rejected(Rejection::ApiKeyExists);
+}
+
+#[test]
+fn without_plans_there_is_no_default() {
+    assert_eq!(Settings::default().default_plan(), "");
+}
