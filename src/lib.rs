@@ -1,3 +1,7 @@
 //! The server of Gatelog. See ARCHITECTURE.md for the way of the data.
 
 pub mod auth;
+pub mod config;
+pub mod node;
+pub mod views;
+pub mod writer;

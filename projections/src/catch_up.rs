@@ -1,12 +1,9 @@
 //! Folding the log from where the tables were left, up to its end.
 
-use std::collections::BTreeSet;
-
-use gatelog_events::ids::{Partition, Stream};
 use gatelog_events::log::{Entry, EventLog, LogError};
 use gatelog_events::seal::KeySource;
 
-use crate::folder::Folder;
+use crate::folder::{Folder, Touched};
 use crate::store::StoreError;
 
 /// Records folded between two writes.
@@ -31,7 +28,7 @@ pub fn catch_up(
 ) -> Result<u64, CatchUpError> {
     let mut folded = 0;
     let mut pending = 0;
-    let mut touched: BTreeSet<(Stream, Partition)> = BTreeSet::new();
+    let mut touched = Touched::new();
     for entry in log.read_to_end(&folder.starts(log.partitions()))? {
         let entry = entry?;
         folder.fold_entry(&entry, keys);
@@ -40,10 +37,10 @@ pub fn catch_up(
         folded += 1;
         pending += 1;
         if pending >= BATCH {
-            folder.write(std::mem::take(&mut touched).into_iter())?;
+            folder.write(&std::mem::take(&mut touched))?;
             pending = 0;
         }
     }
-    folder.write(touched.into_iter())?;
+    folder.write(&touched)?;
     Ok(folded)
 }

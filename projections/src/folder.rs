@@ -1,5 +1,6 @@
 //! Folding entries of the log into the tables of a set of projections, one write per batch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gatelog_events::codec::{self, CodecError};
@@ -21,6 +22,9 @@ pub struct Member {
     pub mark: Mark,
     overlay: Overlay,
 }
+
+/// Partitions of which something was folded.
+pub type Touched = BTreeSet<(Stream, Partition)>;
 
 /// How far a table has come.
 #[derive(Clone)]
@@ -53,11 +57,11 @@ impl Mark {
     }
 
     /// Lets everybody see how far it is, after it was written.
-    pub fn publish(&self, touched: impl Iterator<Item = (Stream, Partition)>) {
+    pub fn publish(&self, touched: &Touched) {
         for (stream, partition) in touched {
-            if self.follows(stream) {
-                self.applied
-                    .set(stream, partition, self.progress(stream, partition).next);
+            if self.follows(*stream) {
+                let next = self.progress(*stream, *partition).next;
+                self.applied.set(*stream, *partition, next);
             }
         }
         self.applied.wake();
@@ -102,11 +106,10 @@ impl Member {
             streams,
             table,
         };
-        mark.publish(
-            streams
-                .iter()
-                .flat_map(|s| (0..partitions).map(|p| (*s, Partition(p)))),
-        );
+        let all = streams
+            .iter()
+            .flat_map(|s| (0..partitions).map(|p| (*s, Partition(p))));
+        mark.publish(&all.collect());
         Ok(Self {
             projection,
             mark,
@@ -287,17 +290,14 @@ impl Folder {
     }
 
     /// Lets everybody see what was written.
-    pub fn publish(&self, touched: impl Iterator<Item = (Stream, Partition)> + Clone) {
+    pub fn publish(&self, touched: &Touched) {
         for member in &self.members {
-            member.mark.publish(touched.clone());
+            member.mark.publish(touched);
         }
     }
 
     /// Writes rows and checkpoints as one and lets everybody see them.
-    pub fn write(
-        &mut self,
-        touched: impl Iterator<Item = (Stream, Partition)> + Clone,
-    ) -> Result<(), StoreError> {
+    pub fn write(&mut self, touched: &Touched) -> Result<(), StoreError> {
         let changes = self.drain()?;
         failpoint::hit("views.before_write");
         self.store.write(changes.iter().map(|(t, c)| (t, c.as_slice())))?;

@@ -1,5 +1,6 @@
 //! What Gatelog knows: read models in RocksDB, each a pure fold of the event log.
 
+pub mod all;
 pub mod answers;
 pub mod applied;
 pub mod catch_up;
@@ -9,6 +10,7 @@ pub mod identifiers;
 pub mod keys;
 pub mod logins;
 pub mod projection;
+pub mod rebuild;
 pub mod sessions;
 pub mod settings;
 pub mod statistics;
@@ -16,4 +18,5 @@ pub mod store;
 pub mod subject_keys;
 pub mod timeline;
 pub mod users;
+pub mod verify;
 pub mod view;

@@ -63,18 +63,16 @@ pub fn get(view: View<'_>, tenant: &TenantId, user: UserId) -> Result<User, Stor
     Ok(view.get(&user_key(tenant, user))?.unwrap_or_default())
 }
 
-/// Everyone who was ever erased, with the time.
-pub fn erased(view: View<'_>, tenant: &TenantId) -> Result<Vec<(UserId, Timestamp)>, StoreError> {
-    let prefix = key(KeyKind::Erased, tenant).done();
-    Ok(view
-        .scan::<Timestamp>(&prefix)?
-        .into_iter()
-        .filter_map(|(k, t)| user_in(&k, prefix.len()).map(|u| (u, t)))
-        .collect())
+/// Everyone who was ever erased, of all tenants.
+pub fn erased(view: View<'_>) -> Result<Vec<(TenantId, UserId)>, StoreError> {
+    let prefix = KeyKind::Erased.bytes();
+    let rows = view.scan::<Timestamp>(&prefix)?;
+    Ok(rows.iter().filter_map(|(row, _)| tenant_and_user(row)).collect())
 }
 
-/// The user id that stands in a key after `at` bytes.
-pub(crate) fn user_in(key: &[u8], at: usize) -> Option<UserId> {
-    let bytes: [u8; 16] = key.get(at..at + 16)?.try_into().ok()?;
-    Some(UserId(uuid::Uuid::from_bytes(bytes)))
+fn tenant_and_user(row: &[u8]) -> Option<(TenantId, UserId)> {
+    let (length, rest) = row.get(2..)?.split_first()?;
+    let (name, id) = rest.split_at_checked(usize::from(*length))?;
+    let tenant = TenantId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((tenant, UserId(uuid::Uuid::from_bytes(id.try_into().ok()?))))
 }

@@ -1,0 +1,27 @@
+//! Every read model there is.
+
+use std::sync::Arc;
+
+use gatelog_events::directory::Directory;
+
+use crate::projection::Projection;
+use crate::{answers, consents, identifiers, logins, sessions, settings, statistics, timeline, users};
+
+/// All projections, in a fixed order.
+pub fn all(directory: &Arc<Directory>) -> Vec<Arc<dyn Projection>> {
+    vec![
+        Arc::new(users::Users),
+        Arc::new(identifiers::Identifiers {
+            directory: directory.clone(),
+        }),
+        Arc::new(sessions::Sessions),
+        Arc::new(settings::TenantSettings),
+        Arc::new(logins::Logins {
+            directory: directory.clone(),
+        }),
+        Arc::new(answers::Answers),
+        Arc::new(consents::Consents),
+        Arc::new(timeline::Timeline),
+        Arc::new(statistics::Statistics),
+    ]
+}

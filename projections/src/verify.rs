@@ -1,0 +1,193 @@
+//! Verifying: fold the whole log again, beside, and name every row that differs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gatelog_events::log::EventLog;
+use gatelog_events::seal::KeySource;
+
+use crate::catch_up::{CatchUpError, catch_up};
+use crate::folder::{Folder, Member};
+use crate::keys::{KeyKind, global};
+use crate::projection::Projection;
+use crate::store::{Store, StoreError, StoreOptions, Table};
+use crate::view::describe_key;
+
+/// Rows compared between two looks at both tables.
+const PAGE: usize = 4096;
+
+/// How a row differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// The log says so, the view does not have it.
+    Missing,
+    /// The view has it, the log does not say so.
+    Extra,
+    /// Both have it, with other content.
+    Changed,
+}
+
+/// One row that differs. Never its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub projection: &'static str,
+    pub difference: Difference,
+    /// Kind of the row, and its key in hex.
+    pub row: String,
+}
+
+/// What a verification came to.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Records of the log that were folded again.
+    pub records: u64,
+    /// Rows that were compared, by projection.
+    pub rows: Vec<(&'static str, u64)>,
+    pub findings: Vec<Finding>,
+    /// Positions at which a fold stopped, with the reason.
+    pub stopped: Vec<String>,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty() && self.stopped.is_empty()
+    }
+}
+
+/// Folds the log again into a store in `scratch`, and compares with the tables that serve.
+///
+/// Nobody may append meanwhile. The views are first brought up to the log's end, so that both sides know the same.
+/// `seen` is called for each record folded again.
+pub fn verify(
+    store: &Arc<Store>,
+    log: &dyn EventLog,
+    keys: &dyn KeySource,
+    projections: &[Arc<dyn Projection>],
+    scratch: &Path,
+    mut seen: impl FnMut(),
+) -> Result<Report, CatchUpError> {
+    let mut served = open(store, projections, log.partitions(), |p| {
+        crate::rebuild::table_for(store, p)
+    })?;
+    catch_up(&mut served, log, keys, |_| {})?;
+    let fresh_store = Store::open(scratch, StoreOptions::default())?;
+    let mut fresh = open(&fresh_store, projections, log.partitions(), |p| {
+        Ok(Table::new(p.name(), p.version(), 0))
+    })?;
+    let mut report = Report {
+        records: catch_up(&mut fresh, log, keys, |_| seen())?,
+        ..Report::default()
+    };
+    for (old, new) in served.members().iter().zip(fresh.members()) {
+        let name = old.projection.name();
+        for stopped in old
+            .mark
+            .applied
+            .stopped()
+            .iter()
+            .chain(&new.mark.applied.stopped())
+        {
+            report
+                .stopped
+                .push(format!("{name} at {}: {}", stopped.position, stopped.reason));
+        }
+        let rows = compare(
+            name,
+            (store, &old.mark.table),
+            (&fresh_store, &new.mark.table),
+            &mut report.findings,
+        )?;
+        report.rows.push((name, rows));
+    }
+    Ok(report)
+}
+
+fn open(
+    store: &Arc<Store>,
+    projections: &[Arc<dyn Projection>],
+    partitions: u16,
+    table: impl Fn(&dyn Projection) -> Result<Table, StoreError>,
+) -> Result<Folder, StoreError> {
+    let members = projections
+        .iter()
+        .map(|p| Member::open(store, p.clone(), table(p.as_ref())?, partitions))
+        .collect::<Result<_, _>>()?;
+    Ok(Folder::new(store.clone(), members))
+}
+
+type Side<'a> = (&'a Store, &'a Table);
+
+/// Walks both tables in order of key.
+fn compare(
+    projection: &'static str,
+    view: Side<'_>,
+    log: Side<'_>,
+    findings: &mut Vec<Finding>,
+) -> Result<u64, StoreError> {
+    let (mut a, mut b) = (Rows::new(view), Rows::new(log));
+    let (mut x, mut y) = (a.next()?, b.next()?);
+    let mut rows = 0;
+    loop {
+        let (difference, key) = match (&x, &y) {
+            (None, None) => return Ok(rows),
+            (Some((k, _)), None) => (Some(Difference::Extra), k.clone()),
+            (None, Some((k, _))) => (Some(Difference::Missing), k.clone()),
+            (Some((k, _)), Some((l, _))) if k < l => (Some(Difference::Extra), k.clone()),
+            (Some((k, _)), Some((l, _))) if k > l => (Some(Difference::Missing), l.clone()),
+            (Some((k, v)), Some((_, w))) => ((v != w).then_some(Difference::Changed), k.clone()),
+        };
+        rows += 1;
+        if let Some(difference) = difference {
+            findings.push(Finding {
+                projection,
+                difference,
+                row: describe_key(&key).into_owned(),
+            });
+        }
+        if difference != Some(Difference::Missing) {
+            x = a.next()?;
+        }
+        if difference != Some(Difference::Extra) {
+            y = b.next()?;
+        }
+    }
+}
+
+/// All rows of a table but its checkpoint, in pages.
+struct Rows<'a> {
+    side: Side<'a>,
+    page: std::vec::IntoIter<(bytes::Bytes, bytes::Bytes)>,
+    from: Option<Vec<u8>>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(side: Side<'a>) -> Self {
+        Self {
+            side,
+            page: Vec::new().into_iter(),
+            from: Some(Vec::new()),
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(bytes::Bytes, bytes::Bytes)>, StoreError> {
+        loop {
+            for row in self.page.by_ref() {
+                if row.0 != global(KeyKind::Checkpoint).done() {
+                    return Ok(Some(row));
+                }
+            }
+            let Some(from) = self.from.take() else {
+                return Ok(None);
+            };
+            let page = self.side.0.scan(self.side.1, &[], &from, PAGE)?;
+            if page.len() == PAGE
+                && let Some((last, _)) = page.last()
+            {
+                let mut after = last.to_vec();
+                after.push(0);
+                self.from = Some(after);
+            }
+            self.page = page.into_iter();
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Configuration of a node, from the command line, the environment and one TOML file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gatelog_events::domain::session;
+use gatelog_events::ids::TenantId;
+use secrecy::SecretString;
+
+use crate::auth::keys::SigningAlgorithm;
+use crate::auth::policy::Policy;
+use crate::auth::pool::PoolConfig;
+use crate::auth::throttle::Limits;
+
+/// Everything a node can be told. Made once at start, then read only.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    /// `iss` of tokens: the URL under which clients reach this node.
+    pub issuer: String,
+    pub audience: String,
+    pub partitions: u16,
+    pub tenant: TenantId,
+    /// An API key with all scopes.
+    pub bootstrap_api_key: Option<SecretString>,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+    pub access_token_lifetime: Duration,
+    pub signing_algorithm: SigningAlgorithm,
+    pub session: session::Policy,
+    pub password_policy: Policy,
+    pub pool: PoolConfig,
+    pub account_limits: Limits,
+    pub network_limits: Limits,
+    /// Commands that may wait for the writer.
+    pub queue: usize,
+    /// Longest wait for `Gatelog-Min-Position`.
+    pub min_position_wait: Duration,
+    /// A projection further behind than this makes `/readyz` say no, in records.
+    pub max_lag: u64,
+    pub max_body_bytes: usize,
+    pub cache_bytes: usize,
+    /// How long after an erasure its last bytes may stay on disk.
+    pub compaction_delay: Duration,
+}

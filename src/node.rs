@@ -1,0 +1,294 @@
+//! One node: its log, keys, views and writer, and what it needs to let people in.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatelog_events::clock;
+use gatelog_events::commit::Subject;
+use gatelog_events::directory::Directory;
+use gatelog_events::domain::{Actor, tenant};
+use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use gatelog_events::log::{EventLog, LogError};
+use gatelog_events::seal::{KeySourceError, MasterKey};
+use gatelog_projections::projection::Projection;
+use gatelog_projections::store::{Store, StoreError, StoreOptions};
+use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
+use uuid::Uuid;
+
+use crate::auth::keys::{KeyError, KeyRing};
+use crate::auth::pool::{HashPool, PoolError};
+use crate::auth::refresh::RefreshTokens;
+use crate::auth::secrets::{Secrets, SecretsError};
+use crate::auth::throttle::Throttle;
+use crate::auth::tokens::{TokenConfig, Tokens};
+use crate::config::Config;
+use crate::views::Views;
+use crate::writer::rebuild::Rebuilds;
+use crate::writer::{self, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer};
+
+/// Keys that a throttle remembers.
+const THROTTLE_KEYS: usize = 100_000;
+
+/// Where a node keeps what, under its data directory. Keys and secrets lie apart from log and views, so that a backup
+/// of those does not hold them.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    pub log: PathBuf,
+    pub views: PathBuf,
+    pub keys: PathBuf,
+    pub secrets: PathBuf,
+}
+
+impl Folders {
+    pub fn under(data_dir: &Path) -> Self {
+        Self {
+            log: data_dir.join("log"),
+            views: data_dir.join("views"),
+            keys: data_dir.join("keys"),
+            secrets: data_dir.join("secrets"),
+        }
+    }
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Keys(#[from] KeySourceError),
+    #[error("{0}")]
+    Secrets(#[from] SecretsError),
+    #[error("{0}")]
+    SigningKeys(#[from] KeyError),
+    #[error("{0}")]
+    Passwords(#[from] PoolError),
+    #[error("{0}")]
+    Takeover(#[from] TakeoverError),
+    #[error("the first settings could not be written: {0}")]
+    Seed(#[from] WriteError),
+    #[error("{place} cannot be created: {source}")]
+    DataDir { place: PathBuf, source: std::io::Error },
+}
+
+/// The data of a node, opened for writing by this process alone.
+pub struct Data {
+    pub log: Arc<EmbeddedLog>,
+    pub store: Arc<Store>,
+    pub keys: Arc<SubjectKeys>,
+    pub directory: Arc<Directory>,
+    pub secrets: Secrets,
+    pub projections: Vec<Arc<dyn Projection>>,
+}
+
+impl Data {
+    /// Opens log, views, keys and secrets, or creates them.
+    pub fn open(config: &Config) -> Result<Self, NodeError> {
+        let folders = Folders::under(&config.data_dir);
+        std::fs::create_dir_all(&config.data_dir).map_err(|source| NodeError::DataDir {
+            place: config.data_dir.clone(),
+            source,
+        })?;
+        // The log comes first: it holds the lock on the directory.
+        let options = EmbeddedOptions {
+            partitions: config.partitions,
+            ..EmbeddedOptions::default()
+        };
+        let log = EmbeddedLog::open(&folders.log, options)?;
+        let secrets = Secrets::open(&folders.secrets, |name| std::env::var(name).ok())?;
+        let directory = Arc::new(Directory::new(
+            secrets.identifier_pepper.expose(),
+            secrets.routing_secret.expose(),
+        ));
+        let store = Store::open(
+            &folders.views,
+            StoreOptions {
+                cache_bytes: config.cache_bytes,
+                ..StoreOptions::default()
+            },
+        )?;
+        store.bind(&log.log_id().to_string())?;
+        let master = MasterKey::new(*secrets.master_key.expose());
+        let keys = Arc::new(SubjectKeys::open(&folders.keys, master, CacheOptions::default())?);
+        let projections = gatelog_projections::all::all(&directory);
+        Ok(Self {
+            log,
+            store,
+            keys,
+            directory,
+            secrets,
+            projections,
+        })
+    }
+}
+
+/// The parts of a node that requests need. Cheap to share, never changed.
+pub struct Node {
+    pub config: Config,
+    pub log: Arc<dyn EventLog>,
+    pub keys: Arc<SubjectKeys>,
+    pub views: Arc<Views>,
+    pub writer: Writer,
+    pub rebuilds: Rebuilds,
+    pub directory: Arc<Directory>,
+    pub secrets: Secrets,
+    pub passwords: HashPool,
+    pub tokens: Tokens,
+    pub refresh_tokens: RefreshTokens,
+    /// Guesses at one account.
+    pub account_limits: Throttle,
+    /// Guesses and registrations from one network.
+    pub network_limits: Throttle,
+}
+
+/// What only the one who started a node may do: stop it.
+pub struct Started {
+    pub node: Arc<Node>,
+    log: Arc<EmbeddedLog>,
+    store: Arc<Store>,
+    running: Running,
+    /// Counts erasures whose bytes may still be on disk.
+    erasures: tokio::sync::watch::Receiver<u64>,
+}
+
+impl Started {
+    /// Starts a node: folds what is missing, takes over the partitions, and writes the first settings. Blocks.
+    pub fn open(config: Config) -> Result<Self, NodeError> {
+        let data = Data::open(&config)?;
+        let (erasures_out, erasures) = tokio::sync::watch::channel(0);
+        let views = Arc::new(Views::new(data.store.clone()));
+        let parts = Arc::new(Parts {
+            log: data.log.clone(),
+            store: data.store.clone(),
+            keys: data.keys.clone(),
+            directory: data.directory.clone(),
+            views: views.clone(),
+            max_record_bytes: EmbeddedOptions::default().max_record_bytes,
+            erasures: erasures_out,
+        });
+        let options = Options {
+            queue: config.queue,
+            policy: config.session,
+        };
+        let signing = Folders::under(&config.data_dir).secrets.join("signing");
+        let ring = Arc::new(KeyRing::open(&signing, config.signing_algorithm, clock::now())?);
+        let token_config = TokenConfig {
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            lifetime: config.access_token_lifetime,
+        };
+        let passwords = HashPool::start(config.pool.clone())?;
+        let running = writer::start(parts.clone(), data.projections.clone(), options)?;
+        seed(&running.writer, &config)?;
+        let node = Arc::new(Node {
+            log: data.log.clone(),
+            keys: data.keys,
+            views,
+            rebuilds: Rebuilds::new(parts, data.projections, &running.writer),
+            writer: running.writer.clone(),
+            directory: data.directory,
+            passwords,
+            tokens: Tokens::new(token_config, ring),
+            refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
+            account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
+            network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),
+            secrets: data.secrets,
+            config,
+        });
+        Ok(Self {
+            node,
+            log: data.log,
+            store: data.store,
+            running,
+            erasures,
+        })
+    }
+
+    /// Work that goes on beside requests: flushing the views, compacting after erasures, checking the log's bytes.
+    /// Runs until it is dropped.
+    pub async fn housekeeping(&self) {
+        tokio::join!(self.flush_views(), self.compact_after_erasures(), self.scrub());
+    }
+
+    /// Bounds what a start after a crash must fold again.
+    async fn flush_views(&self) {
+        let mut every = tokio::time::interval(Duration::from_secs(30));
+        loop {
+            every.tick().await;
+            let store = self.store.clone();
+            if let Ok(Err(e)) = tokio::task::spawn_blocking(move || store.flush()).await {
+                tracing::error!(error = %e, "the read models could not be flushed");
+            }
+        }
+    }
+
+    async fn compact_after_erasures(&self) {
+        let mut erasures = self.erasures.clone();
+        // A start may follow a crash between an erasure and its compaction.
+        let mut pending = true;
+        loop {
+            if !pending && erasures.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(self.node.config.compaction_delay).await;
+            erasures.mark_unchanged();
+            pending = false;
+            let (store, keys) = (self.store.clone(), self.node.keys.clone());
+            let compacted = tokio::task::spawn_blocking(move || compact(&store, &keys)).await;
+            if let Ok(Err(e)) = compacted {
+                tracing::error!(error = %e, "the files could not be compacted after an erasure");
+            }
+        }
+    }
+
+    async fn scrub(&self) {
+        let log = self.log.clone();
+        match tokio::task::spawn_blocking(move || log.scrub()).await {
+            Ok(Err(e)) => {
+                tracing::error!(error = %e, "the log is damaged; stop and restore it from a backup")
+            }
+            Ok(Ok(found)) => tracing::info!(records = found.records, "every byte of the log is as written"),
+            Err(_) => {}
+        }
+    }
+
+    /// Finishes what was handed in, writes the views out, and closes the log as clean.
+    pub async fn close(self) -> Result<(), LogError> {
+        let running = self.running;
+        let _ = tokio::task::spawn_blocking(move || running.stop()).await;
+        self.log.close().await
+    }
+}
+
+/// The documented compaction step: afterwards no byte of an erased person is left in views or keys.
+pub fn compact(store: &Store, keys: &SubjectKeys) -> Result<(), CompactError> {
+    store.compact()?;
+    keys.compact()?;
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Keys(#[from] KeySourceError),
+}
+
+/// The settings with which a new data directory begins.
+fn seed(writer: &Writer, config: &Config) -> Result<(), WriteError> {
+    futures::executor::block_on(writer.submit(Request {
+        tenant: config.tenant.clone(),
+        subject: Subject::Tenant,
+        partition: None,
+        command: Command::Tenant(tenant::Command::Seed),
+        actor: Actor::System,
+        correlation_id: Uuid::nil(),
+        idempotency: None,
+        time: None,
+    }))
+    .map(|_| ())
+}

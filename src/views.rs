@@ -1,0 +1,181 @@
+//! Reading: each read model's present table, and waiting for a position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatelog_events::directory::Digest;
+use gatelog_events::domain::session::{Activity, Session};
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::domain::user::User;
+use gatelog_events::ids::{Position, SessionId, TenantId, UserId};
+use gatelog_projections::applied::{Applied, Behind};
+use gatelog_projections::logins::LoginRow;
+use gatelog_projections::store::{Store, StoreError, Table};
+use gatelog_projections::view::View;
+use gatelog_projections::{consents, identifiers, logins, sessions, settings, statistics, timeline, users};
+use parking_lot::RwLock;
+
+/// All read models of this node, for those who ask.
+pub struct Views {
+    store: Arc<Store>,
+    /// By name of the projection. Replaced when a new build takes over.
+    served: RwLock<HashMap<&'static str, (Table, Arc<Applied>)>>,
+    settings: RwLock<HashMap<TenantId, Arc<Settings>>>,
+}
+
+/// A page of a list, with the key of its last entry.
+pub type Page<T> = Vec<(bytes::Bytes, T)>;
+
+impl Views {
+    pub fn new(store: Arc<Store>) -> Self {
+        Self {
+            store,
+            served: RwLock::default(),
+            settings: RwLock::default(),
+        }
+    }
+
+    /// Lets a table serve from now on.
+    pub fn serve(&self, projection: &'static str, table: Table, applied: Arc<Applied>) {
+        self.served.write().insert(projection, (table, applied));
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Progress of every projection, by name.
+    pub fn progress(&self) -> Vec<Arc<Applied>> {
+        let mut all: Vec<_> = self.served.read().values().map(|(_, a)| a.clone()).collect();
+        all.sort_by_key(|a| a.projection());
+        all
+    }
+
+    /// The table that serves a projection now.
+    pub fn table(&self, projection: &str) -> Option<Table> {
+        self.served.read().get(projection).map(|(t, _)| t.clone())
+    }
+
+    /// Waits until a projection has folded the record at `position`.
+    pub async fn wait_for(
+        &self,
+        projection: &str,
+        position: Position,
+        at_most: Duration,
+    ) -> Result<(), Behind> {
+        let applied = self.served.read().get(projection).map(|(_, a)| a.clone());
+        match applied {
+            Some(applied) => applied.wait_for(position, at_most).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a projection's table. When a rebuilt one takes over in between, the read is made there.
+    fn with<T>(
+        &self,
+        projection: &str,
+        read: impl Fn(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let table = self.table(projection).ok_or_else(|| StoreError::Row {
+                table: format!("{projection} (not built yet)"),
+            })?;
+            let result = read(View {
+                store: &self.store,
+                table: &table,
+                overlay: None,
+            });
+            if result.is_ok() || self.table(projection).as_ref() == Some(&table) {
+                return result;
+            }
+        }
+    }
+
+    /// A user; version 0 if there never was one.
+    pub fn user(&self, tenant: &TenantId, user: UserId) -> Result<User, StoreError> {
+        self.with(users::NAME, |v| users::get(v, tenant, user))
+    }
+
+    /// All that a login under this digest needs.
+    pub fn login(&self, tenant: &TenantId, digest: Digest) -> Result<Option<LoginRow>, StoreError> {
+        self.with(logins::NAME, |v| logins::get(v, tenant, digest))
+    }
+
+    /// Who holds an address, as its partition decided.
+    pub fn holding(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+    ) -> Result<Option<gatelog_events::domain::identifier::Holding>, StoreError> {
+        self.with(identifiers::NAME, |v| identifiers::get(v, tenant, digest))
+    }
+
+    pub fn activity(&self, tenant: &TenantId, user: UserId) -> Result<Activity, StoreError> {
+        self.with(sessions::NAME, |v| sessions::activity(v, tenant, user))
+    }
+
+    pub fn session(
+        &self,
+        tenant: &TenantId,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Option<Session>, StoreError> {
+        self.with(sessions::NAME, |v| sessions::get(v, tenant, user, session))
+    }
+
+    /// All sessions of a user, oldest first.
+    pub fn sessions(&self, tenant: &TenantId, user: UserId) -> Result<Vec<Session>, StoreError> {
+        self.with(sessions::NAME, |v| sessions::list(v, tenant, user))
+    }
+
+    pub fn consents(
+        &self,
+        tenant: &TenantId,
+        user: UserId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<consents::Entry>, StoreError> {
+        self.with(consents::NAME, |v| consents::page(v, tenant, user, after, limit))
+    }
+
+    pub fn timeline(
+        &self,
+        tenant: &TenantId,
+        user: UserId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<timeline::Entry>, StoreError> {
+        self.with(timeline::NAME, |v| timeline::page(v, tenant, user, after, limit))
+    }
+
+    /// Counters from day `from` to day `to` (since 1970-01-01), both included.
+    pub fn statistics(
+        &self,
+        tenant: &TenantId,
+        from: i32,
+        to: i32,
+    ) -> Result<Vec<statistics::Day>, StoreError> {
+        self.with(statistics::NAME, |v| statistics::days(v, tenant, from, to))
+    }
+
+    /// A tenant's settings. Kept in memory: every request needs them.
+    pub fn settings(&self, tenant: &TenantId) -> Result<Arc<Settings>, StoreError> {
+        if let Some(settings) = self.settings.read().get(tenant) {
+            return Ok(settings.clone());
+        }
+        let settings = Arc::new(self.with(settings::NAME, |v| settings::get(v, tenant))?);
+        // An unknown tenant must not grow the map.
+        if settings.version > 0 {
+            let mut kept = self.settings.write();
+            let newest = kept.entry(tenant.clone()).or_insert_with(|| settings.clone());
+            return Ok(newest.clone());
+        }
+        Ok(settings)
+    }
+
+    /// Forgets a tenant's settings, because they changed.
+    pub fn settings_changed(&self, tenant: &TenantId) {
+        self.settings.write().remove(tenant);
+    }
+}

@@ -1,0 +1,382 @@
+//! The applier: one thread that waits for the log, writes the views, destroys keys of the erased, and answers.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use futures::FutureExt;
+use futures::executor::block_on;
+use futures::future::BoxFuture;
+use gatelog_events::clock::Timestamp;
+use gatelog_events::commit::{Commit, Subject};
+use gatelog_events::domain::Event;
+use gatelog_events::domain::user::UserEvent;
+use gatelog_events::failpoint;
+use gatelog_events::ids::{Partition, Position, Stream, UserId};
+use gatelog_events::log::fence::Verdict;
+use gatelog_events::log::{AppendError, RecordHeader};
+use gatelog_projections::answers::Answer;
+use gatelog_projections::folder::{Folder, Mark, Touched};
+use gatelog_projections::store::{Change, StoreError, Table};
+
+use super::decider::{Lanes, Settled};
+use super::tail::{Handed, TailStep};
+use super::takeover::{Handover, Message, Parts, Swap};
+use super::{Outcome, Reply, WriteError};
+
+/// Commits written to the views at once, at the most.
+const BATCH: usize = 1024;
+
+/// An append on its way.
+pub(super) struct Pending {
+    pub header: RecordHeader,
+    pub answer: BoxFuture<'static, Result<Position, AppendError>>,
+}
+
+/// A commit on its way, with what it changes in the state.
+pub(super) struct Append {
+    pub stream: Stream,
+    pub partition: Partition,
+    pub commit: Arc<Commit>,
+    pub append: Pending,
+    pub changes: Vec<(Table, Vec<Change>)>,
+    pub reply: Reply,
+}
+
+/// A result that only waits for its turn.
+pub(super) struct Decided {
+    pub result: Result<Outcome, WriteError>,
+    pub reply: Reply,
+}
+
+/// What the decider hands over, in the order of its decisions.
+pub(super) enum Step {
+    Append(Box<Append>),
+    /// Nothing changed; the answer says how far the partition is.
+    Nothing {
+        stream: Stream,
+        partition: Partition,
+        user: Option<UserId>,
+        time: Timestamp,
+        reply: Reply,
+    },
+    Answer(Decided),
+    /// A rebuilt table takes over. Nothing is in flight.
+    Swap(Box<Swap>),
+    /// A rebuilt table of the decider's took over.
+    Marked(Box<Mark>),
+}
+
+/// Commits whose outcome only the log can tell.
+pub(super) struct Unresolved {
+    pub commit: Arc<Commit>,
+    pub reply: Reply,
+}
+
+pub(super) struct Applier {
+    pub parts: Arc<Parts>,
+    /// Projections that are folded here: logins and answers.
+    pub folder: Folder,
+    /// The decider's tables.
+    pub marks: Vec<Mark>,
+    /// What counts in each partition, as every reader will judge it.
+    pub lanes: Lanes,
+    pub settled: mpsc::Sender<Settled>,
+    /// Wakes the decider when nothing else does.
+    pub decider: tokio::sync::mpsc::WeakSender<Message>,
+    pub tail: mpsc::SyncSender<TailStep>,
+}
+
+struct Acked {
+    position: Position,
+    append: Append,
+}
+
+impl Applier {
+    /// Runs until the decider ends, or until an append fails; then what is unresolved is handed back.
+    pub fn run(mut self, steps: mpsc::Receiver<Step>) -> Handover {
+        let mut next: Option<Step> = None;
+        loop {
+            let step = match next.take() {
+                Some(step) => step,
+                None => match steps.recv() {
+                    Ok(step) => step,
+                    Err(_) => return Handover::finished(),
+                },
+            };
+            let result = match step {
+                Step::Append(first) => self.apply_from(*first, &steps, &mut next),
+                Step::Nothing {
+                    stream,
+                    partition,
+                    user,
+                    time,
+                    reply,
+                } => {
+                    let outcome = self.nothing(stream, partition, user, time);
+                    let _ = reply.send(Ok(outcome));
+                    Ok(())
+                }
+                Step::Answer(decided) => {
+                    let _ = decided.reply.send(decided.result);
+                    Ok(())
+                }
+                Step::Swap(swap) => {
+                    self.swap(swap);
+                    Ok(())
+                }
+                Step::Marked(mark) => {
+                    self.mark(*mark);
+                    Ok(())
+                }
+            };
+            if let Err(failure) = result {
+                return self.step_down(failure, next, &steps);
+            }
+        }
+    }
+
+    /// Waits for one append, takes along what else is acknowledged by then, and applies all of it.
+    fn apply_from(
+        &mut self,
+        first: Append,
+        steps: &mpsc::Receiver<Step>,
+        next: &mut Option<Step>,
+    ) -> Result<(), Failure> {
+        let mut batch = Vec::new();
+        let mut failure = None;
+        let mut waiting = Some(first);
+        while let Some(mut append) = waiting.take() {
+            let answer = if batch.is_empty() {
+                block_on(&mut append.append.answer)
+            } else {
+                match (&mut append.append.answer).now_or_never() {
+                    Some(answer) => answer,
+                    None => {
+                        *next = Some(Step::Append(Box::new(append)));
+                        break;
+                    }
+                }
+            };
+            match self.judge(&append, answer) {
+                Ok(position) => batch.push(Acked { position, append }),
+                Err(reason) => {
+                    failure = Some(Failure {
+                        reason,
+                        unresolved: vec![Unresolved::from(append)],
+                    });
+                    break;
+                }
+            }
+            if batch.len() >= BATCH {
+                break;
+            }
+            match steps.try_recv() {
+                Ok(Step::Append(another)) => waiting = Some(*another),
+                Ok(other) => *next = Some(other),
+                Err(_) => {}
+            }
+        }
+        if let Err(e) = self.apply(&mut batch) {
+            let failure = failure.get_or_insert_with(|| Failure {
+                reason: e.to_string(),
+                unresolved: Vec::new(),
+            });
+            failure
+                .unresolved
+                .extend(batch.into_iter().map(|a| Unresolved::from(a.append)));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether an acknowledged commit counts: its offset must follow the last one known, and the readers' rule admit it.
+    fn judge(&mut self, append: &Append, answer: Result<Position, AppendError>) -> Result<Position, String> {
+        let position = answer.map_err(|e| e.to_string())?;
+        let lane = self
+            .lanes
+            .get_mut(&(append.stream, append.partition))
+            .ok_or("the partition is not ours")?;
+        if position.offset != lane.next {
+            return Err(format!("somebody else appended before {position}"));
+        }
+        match lane.fence.admit(position.offset, &append.append.header) {
+            Verdict::Commit => {
+                lane.next = position.offset + 1;
+                Ok(position)
+            }
+            Verdict::Claim | Verdict::Void => Err(format!("the commit at {position} does not count")),
+        }
+    }
+
+    fn apply(&mut self, batch: &mut Vec<Acked>) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut touched = Touched::new();
+        for acked in batch.iter() {
+            let Append {
+                stream,
+                partition,
+                commit,
+                append,
+                ..
+            } = &acked.append;
+            self.folder.fold_commit(acked.position, &append.header, commit);
+            touched.insert((*stream, *partition));
+        }
+        self.write(batch, &touched)?;
+        for acked in batch.iter() {
+            self.after(&acked.append.commit);
+        }
+        failpoint::hit("writer.before_answer");
+        let mut handed = Vec::with_capacity(batch.len());
+        for Acked { position, append } in batch.drain(..) {
+            let answer = Answer::to(&append.commit, position);
+            let _ = append.reply.send(Ok(Outcome {
+                answer,
+                commit: Some(append.commit.clone()),
+                replayed: false,
+            }));
+            let _ = self.settled.send(Settled {
+                commit: append.commit.id,
+                changes: append
+                    .changes
+                    .into_iter()
+                    .map(|(table, changes)| (table, changes.into_iter().map(|(key, _)| key).collect()))
+                    .collect(),
+            });
+            handed.push(Handed {
+                position,
+                header: append.append.header,
+                commit: append.commit,
+            });
+        }
+        // A tail that has ended is seen in readiness; it must not stop writing.
+        let _ = self.tail.send(TailStep::Commits(handed));
+        Ok(())
+    }
+
+    /// Rows of the state, of the projections folded here, and all checkpoints, as one write.
+    fn write(&mut self, batch: &[Acked], touched: &Touched) -> Result<(), StoreError> {
+        let mut checkpoints = Vec::with_capacity(self.marks.len());
+        for mark in &mut self.marks {
+            for (stream, partition) in touched {
+                if let Some(lane) = self.lanes.get(&(*stream, *partition)) {
+                    mark.advance(*stream, *partition, *lane);
+                }
+            }
+            checkpoints.push((mark.table.clone(), vec![mark.change()?]));
+        }
+        let own = self.folder.drain()?;
+        let state = batch.iter().flat_map(|a| &a.append.changes);
+        failpoint::hit("views.before_write");
+        self.parts.store.write(
+            state
+                .chain(&own)
+                .chain(&checkpoints)
+                .map(|(table, changes)| (table, changes.as_slice())),
+        )?;
+        failpoint::hit("views.after_write");
+        self.folder.publish(touched);
+        for mark in &self.marks {
+            mark.publish(touched);
+        }
+        Ok(())
+    }
+
+    /// What follows from a commit outside the views.
+    fn after(&self, commit: &Commit) {
+        if commit.subject == Subject::Tenant {
+            self.parts.views.settings_changed(&commit.tenant);
+        }
+        let erased = |e: &Event| matches!(e, Event::User(UserEvent::Erased(_)));
+        if let Some(user) = commit.subject.user()
+            && commit.events.iter().any(|e| erased(&e.event))
+        {
+            failpoint::hit("erasure.before_key");
+            self.parts.destroy_key(&commit.tenant, user);
+            failpoint::hit("erasure.after_key");
+        }
+    }
+
+    fn nothing(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        user: Option<UserId>,
+        time: Timestamp,
+    ) -> Outcome {
+        let next = self.lanes.get(&(stream, partition)).map_or(0, |l| l.next);
+        Outcome {
+            answer: Answer {
+                stream: stream.code(),
+                partition,
+                offset: next.saturating_sub(1),
+                user,
+                session: None,
+                generation: 0,
+                time,
+                tag: [0; 16],
+            },
+            commit: None,
+            replayed: false,
+        }
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        let name = mark.applied.projection();
+        self.marks.retain(|m| m.applied.projection() != name);
+        self.marks.push(mark);
+    }
+
+    fn swap(&mut self, swap: Box<Swap>) {
+        let mine = |m: &gatelog_projections::folder::Member| m.projection.name() == swap.projection();
+        if self.folder.members().iter().any(mine) {
+            swap.take_over(&self.parts, &mut self.folder);
+        } else if let Err(mpsc::SendError(TailStep::Swap(swap))) = self.tail.send(TailStep::Swap(swap)) {
+            swap.fail("the tail has ended".to_owned());
+        }
+    }
+
+    /// Answers nothing any more; what was on its way is the log's to tell.
+    fn step_down(self, failure: Failure, next: Option<Step>, steps: &mpsc::Receiver<Step>) -> Handover {
+        tracing::error!(reason = %failure.reason, "the writer steps down and takes over anew");
+        let mut unresolved = failure.unresolved;
+        // Closing `settled` tells the decider, who then closes `steps`.
+        drop(self.settled);
+        if let Some(decider) = self.decider.upgrade() {
+            // If the queue is full, the decider is awake anyway.
+            let _ = decider.try_send(Message::Wake);
+        }
+        let rest = next.into_iter().chain(steps.iter());
+        for step in rest {
+            match step {
+                Step::Append(append) => unresolved.push(Unresolved::from(*append)),
+                Step::Nothing { reply, .. } | Step::Answer(Decided { reply, .. }) => {
+                    let _ = reply.send(Err(WriteError::Unavailable {
+                        reason: failure.reason.clone(),
+                    }));
+                }
+                Step::Swap(swap) => swap.fail(failure.reason.clone()),
+                Step::Marked(_) => {}
+            }
+        }
+        Handover {
+            failure: Some(failure.reason),
+            unresolved,
+        }
+    }
+}
+
+struct Failure {
+    reason: String,
+    unresolved: Vec<Unresolved>,
+}
+
+impl From<Append> for Unresolved {
+    fn from(append: Append) -> Self {
+        Self {
+            commit: append.commit,
+            reply: append.reply,
+        }
+    }
+}
