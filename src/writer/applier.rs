@@ -19,8 +19,9 @@ use gatelog_projections::folder::{Folder, Mark, Touched};
 use gatelog_projections::store::{Change, StoreError, Table};
 
 use super::decider::{Lanes, Settled};
+use super::swap::Swap;
 use super::tail::{Handed, TailStep};
-use super::takeover::{Handover, Message, Parts, Swap};
+use super::takeover::{Handover, Message, Parts};
 use super::{Outcome, Reply, WriteError};
 
 /// Commits written to the views at once, at the most.

@@ -14,6 +14,7 @@ mod applier;
 mod decider;
 mod random;
 pub mod rebuild;
+mod swap;
 mod tail;
 mod takeover;
 

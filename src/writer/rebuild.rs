@@ -12,7 +12,8 @@ use gatelog_projections::rebuild::new_table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::takeover::{Message, Parts, Swap};
+use super::swap::Swap;
+use super::takeover::{Message, Parts};
 
 /// Records that may be left to fold while the writer waits.
 const SMALL_REST: u64 = 1000;

@@ -8,7 +8,8 @@ use gatelog_events::ids::Position;
 use gatelog_events::log::RecordHeader;
 use gatelog_projections::folder::{Folder, Touched};
 
-use super::takeover::{Parts, Swap};
+use super::swap::Swap;
+use super::takeover::Parts;
 
 /// A commit that was written here.
 pub(super) struct Handed {

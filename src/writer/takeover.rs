@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use super::applier::{Applier, Step, Unresolved};
 use super::decider::{Decider, Lanes, Settled};
 use super::random::Random;
+use super::swap::Swap;
 use super::tail::{self, TailStep};
 use super::{Outcome, Submission, WriteError, Writer};
 use crate::views::Views;
@@ -478,51 +479,4 @@ fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
         }
     }
     Ok(())
-}
-
-/// A rebuilt table on its way to take over.
-pub(super) struct Swap {
-    /// Holds the new table only.
-    pub folder: Folder,
-    /// Said once: how it ended.
-    pub finished: tokio::sync::watch::Sender<Option<Result<(), String>>>,
-}
-
-impl Swap {
-    pub fn projection(&self) -> &'static str {
-        self.folder.members().first().map_or("", |m| m.projection.name())
-    }
-
-    /// Folds the rest, while nobody appends, and lets the new table serve.
-    pub fn take_over(mut self: Box<Self>, parts: &Parts, owner: &mut Folder) {
-        let result = self.try_take_over(parts, owner);
-        self.finished.send_replace(Some(result));
-    }
-
-    fn try_take_over(&mut self, parts: &Parts, owner: &mut Folder) -> Result<(), String> {
-        catch_up(&mut self.folder, parts.log.as_ref(), parts.keys.as_ref(), |_| {})
-            .map_err(|e| e.to_string())?;
-        let done = Folder::new(parts.store.clone(), Vec::new());
-        let Some(member) = std::mem::replace(&mut self.folder, done).into_members().pop() else {
-            return Err("there is no table to take over".to_owned());
-        };
-        if let Some(stopped) = member.mark.applied.stopped().first() {
-            return Err(format!(
-                "the new table stopped at {}: {}",
-                stopped.position, stopped.reason
-            ));
-        }
-        let (name, mark) = (member.projection.name(), member.mark.clone());
-        owner.replace(member);
-        parts
-            .store
-            .activate(name, &mark.table)
-            .map_err(|e| e.to_string())?;
-        parts.views.serve(name, mark.table, mark.applied);
-        Ok(())
-    }
-
-    pub fn fail(self: Box<Self>, reason: String) {
-        self.finished.send_replace(Some(Err(reason)));
-    }
 }

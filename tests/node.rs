@@ -1,0 +1,136 @@
+//! The node from inside: what is acknowledged is applied, what a restart finds, what a rebuild leaves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatelog::node::{Data, Started};
+use gatelog::writer::WriteError;
+use gatelog_events::domain::Rejection;
+use gatelog_events::domain::user;
+use support::world::{World, config};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_user_is_there_at_once_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = World::new(&started.node);
+    let id = world.register("Ada@Example.com").await.unwrap();
+    let user = world.node.views.user(&world.tenant, id).unwrap();
+    assert_eq!(user.email.as_ref().unwrap().typed(), "Ada@Example.com");
+    assert_eq!(user.plan.as_ref().unwrap().name, "free");
+    assert!(matches!(
+        world.register("ada@example.COM").await,
+        Err(WriteError::Rejected(Rejection::User(
+            user::Rejection::AddressTaken
+        )))
+    ));
+    drop(world);
+    started.close().await.unwrap();
+    let started = open(dir.path()).await;
+    let world = World::new(&started.node);
+    assert!(world.node.views.user(&world.tenant, id).unwrap() == user);
+    assert_eq!(world.login_of("ada@example.com").unwrap().user, id);
+    drop(world);
+    started.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_want_one_address_and_one_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = Arc::new(World::new(&started.node));
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..100 {
+        let world = world.clone();
+        let address = if i % 2 == 0 {
+            "GRACE@example.com"
+        } else {
+            "grace@EXAMPLE.com."
+        };
+        tasks.spawn(async move { world.register(address).await });
+    }
+    let results = tasks.join_all().await;
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_can_be_rebuilt_while_writes_go_on_and_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = Arc::new(World::new(&started.node));
+    let mut users = Vec::new();
+    for i in 0..50 {
+        users.push(world.register(&format!("user{i}@example.com")).await.unwrap());
+    }
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let load = {
+        let (world, users, stop) = (world.clone(), users.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut n = 0u32;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let user = users[n as usize % users.len()];
+                let granted = (n as usize / users.len()).is_multiple_of(2);
+                world.consent(user, granted).await.unwrap();
+                let state = world.node.views.user(&world.tenant, user).unwrap();
+                assert_eq!(state.consents["newsletter"].granted, granted);
+                n += 1;
+            }
+            n
+        })
+    };
+    for name in [
+        "users",
+        "identifiers",
+        "sessions",
+        "settings",
+        "logins",
+        "answers",
+        "consents",
+        "timeline",
+        "statistics",
+    ] {
+        let before = started.node.views.table(name).unwrap();
+        let progress = started.node.rebuilds.start(name).unwrap();
+        while progress.ended().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(progress.ended(), Some(Ok(())), "{name}");
+        assert_ne!(started.node.views.table(name).unwrap(), before);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(load.await.unwrap() > 0);
+    world.erase(users[7]).await.unwrap();
+    drop(world);
+    started.close().await.unwrap();
+    verify_is_clean(dir.path());
+}
+
+async fn open(dir: &std::path::Path) -> Started {
+    let config = config(dir);
+    tokio::task::spawn_blocking(move || Started::open(config).unwrap())
+        .await
+        .unwrap()
+}
+
+fn verify_is_clean(dir: &std::path::Path) {
+    let data = Data::open(&config(dir)).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let report = gatelog_projections::verify::verify(
+        &data.store,
+        data.log.as_ref(),
+        data.keys.as_ref(),
+        &data.projections,
+        scratch.path(),
+        || {},
+    )
+    .unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    let empty = |name| ["answers", "sessions"].contains(name);
+    assert!(
+        report.rows.iter().all(|(name, rows)| *rows > 0 || empty(name)),
+        "{report:?}"
+    );
+}
