@@ -27,6 +27,9 @@ use super::{Outcome, Reply, WriteError};
 /// Commits written to the views at once, at the most.
 const BATCH: usize = 1024;
 
+/// Changes of one table.
+pub(super) type TableChanges = (Table, Vec<Change>);
+
 /// An append on its way.
 pub(super) struct Pending {
     pub header: RecordHeader,
@@ -39,7 +42,7 @@ pub(super) struct Append {
     pub partition: Partition,
     pub commit: Arc<Commit>,
     pub append: Pending,
-    pub changes: Vec<(Table, Vec<Change>)>,
+    pub changes: Vec<TableChanges>,
     pub reply: Reply,
 }
 

@@ -11,6 +11,8 @@
 //! Each arrow is a bounded queue. A decision never waits for the disk; an answer always does.
 
 mod applier;
+mod compose;
+mod decide;
 mod decider;
 mod random;
 pub mod rebuild;

@@ -1,0 +1,360 @@
+//! What follows from a command: the state that it meets, and the domain's decision on it.
+
+use std::sync::Arc;
+
+use gatelog_events::clock::Timestamp;
+use gatelog_events::commit::{Commit, Subject};
+use gatelog_events::domain::session::{self, Standing};
+use gatelog_events::domain::tenant::{self, Settings};
+use gatelog_events::domain::user::{self, User};
+use gatelog_events::domain::{Context, Event, identifier};
+use gatelog_events::email::Email;
+use gatelog_events::ids::{CommitId, Partition, Stream, TenantId, UserId};
+use gatelog_events::seal::{KeySource, KeyStatus, SubjectKey};
+use gatelog_projections::store::StoreError;
+use gatelog_projections::view::View;
+use gatelog_projections::{answers, identifiers, sessions, settings, users};
+
+use super::compose::request_tag;
+use super::decider::Decider;
+use super::{Command, Idempotency, Request, WriteError};
+
+/// Events of one aggregate, before they are numbered.
+pub(super) struct Decision {
+    stream: Stream,
+    partition: Partition,
+    /// The aggregate's version before; none where there is no aggregate.
+    version: Option<u64>,
+    events: Vec<Event>,
+}
+
+impl Decider {
+    /// Stream and partition in which a command's aggregate lives.
+    pub(super) fn place(&self, request: &Request) -> Result<(Stream, Partition), WriteError> {
+        let n = self.parts.log.partitions();
+        let stream = match &request.command {
+            Command::Session(_) => Stream::Activity,
+            Command::User(_) | Command::Claim(_) | Command::Tenant(_) => Stream::Identity,
+        };
+        let partition = match (&request.command, request.subject) {
+            (Command::Claim(email), _) => self.parts.directory.shard(&request.tenant, email).partition(n),
+            (_, Subject::User(user)) => user.shard().partition(n),
+            (_, Subject::Tenant) => self.parts.directory.tenant_shard(&request.tenant).partition(n),
+            (_, Subject::Nobody) => request
+                .partition
+                .ok_or_else(|| WriteError::Internal("a command about nobody names no partition".into()))?,
+        };
+        Ok((stream, partition))
+    }
+
+    fn view(&self, projection: &str) -> Result<View<'_>, WriteError> {
+        self.state
+            .view(projection)
+            .ok_or_else(|| WriteError::Internal(format!("there is no state of {projection}")))
+    }
+
+    fn settings(&mut self, tenant: &TenantId) -> Result<Arc<Settings>, WriteError> {
+        if let Some(settings) = self.settings.get(tenant) {
+            return Ok(settings.clone());
+        }
+        let settings = Arc::new(settings::get(self.view(settings::NAME)?, tenant)?);
+        self.settings.insert(tenant.clone(), settings.clone());
+        Ok(settings)
+    }
+
+    /// The numbered commit that follows from a request, or none if nothing changes.
+    pub(super) fn decide(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Option<(Commit, Stream, Partition)>, Refusal> {
+        let (stream, partition) = self.place(request)?;
+        if !self.lanes.contains_key(&(stream, partition)) {
+            return Err(stopped(stream, partition).into());
+        }
+        if let Some(idempotency) = &request.idempotency {
+            self.earlier_answer(request, idempotency, stream, partition, now)?;
+        }
+        let decision = match (&request.command, request.subject) {
+            (Command::User(command), Subject::User(user)) => {
+                self.decide_user(request, user, command.clone(), partition, now)?
+            }
+            (Command::Claim(email), Subject::User(user)) => {
+                self.decide_claim(request, user, email, partition, now)?
+            }
+            (Command::Session(command), Subject::User(user)) => {
+                self.decide_session(request, user, command.clone(), partition, now)?
+            }
+            (Command::Session(command), Subject::Nobody) => Decision {
+                stream,
+                partition,
+                version: None,
+                events: session::decide(
+                    &session::Activity::default(),
+                    None,
+                    NOBODY,
+                    command.clone(),
+                    &self.policy,
+                    now,
+                )
+                .map_err(rejected)?,
+            },
+            (Command::Tenant(command), Subject::Tenant) => {
+                let settings = self.settings(&request.tenant)?;
+                let events = tenant::decide(&settings, command.clone()).map_err(rejected)?;
+                if !events.is_empty() {
+                    self.settings.remove(&request.tenant);
+                }
+                Decision {
+                    stream,
+                    partition,
+                    version: Some(settings.version),
+                    events,
+                }
+            }
+            _ => return Err(WriteError::Internal("the command does not fit its subject".into()).into()),
+        };
+        if decision.events.is_empty() {
+            return Ok(None);
+        }
+        let commit = self.commit(request, decision.version, decision.events, now)?;
+        Ok(Some((commit, decision.stream, decision.partition)))
+    }
+
+    /// Ends with the earlier answer, if there is one under this key.
+    fn earlier_answer(
+        &self,
+        request: &Request,
+        idempotency: &Idempotency,
+        stream: Stream,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let Some(table) = self.parts.views.table(answers::NAME) else {
+            return Ok(());
+        };
+        let view = View {
+            store: &self.parts.store,
+            table: &table,
+            overlay: None,
+        };
+        let Some(answer) = answers::get(
+            view,
+            &request.tenant,
+            stream,
+            partition,
+            idempotency.commit_id,
+            now,
+        )?
+        else {
+            return Ok(());
+        };
+        let key = match answer.user {
+            Some(user) => self.subject_key(&request.tenant, user)?,
+            None => None,
+        };
+        if answer.tag != request_tag(key.as_ref(), &idempotency.request) {
+            return Err(WriteError::KeyReused.into());
+        }
+        Err(Refusal::Replay(answer))
+    }
+
+    fn decide_user(
+        &mut self,
+        request: &Request,
+        id: UserId,
+        command: user::Command,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Decision, Refusal> {
+        let settings = self.settings(&request.tenant)?;
+        let state = users::get(self.view(users::NAME)?, &request.tenant, id)?;
+        let address_free = match &command {
+            user::Command::Register(r) => self.may_take(&request.tenant, id, &r.email, now)?,
+            user::Command::ChangeEmail { email } => self.has_claimed(&request.tenant, id, email, now)?,
+            _ => true,
+        };
+        let context = Context {
+            now,
+            settings: &settings,
+        };
+        let events = user::decide(&state, address_free, command, &context).map_err(WriteError::from)?;
+        Ok(Decision {
+            stream: Stream::Identity,
+            partition,
+            version: Some(state.version),
+            events,
+        })
+    }
+
+    fn decide_claim(
+        &mut self,
+        request: &Request,
+        id: UserId,
+        email: &Email,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Decision, Refusal> {
+        let state = users::get(self.view(users::NAME)?, &request.tenant, id)?;
+        if !state.exists() {
+            return Err(rejected(user::Rejection::NotFound).into());
+        }
+        let holding = self.holding(&request.tenant, email)?;
+        let attached = self.is_attached(&request.tenant, holding, email)?;
+        let events =
+            identifier::decide_claim(holding.as_ref(), attached, id, email.clone(), now).map_err(rejected)?;
+        Ok(Decision {
+            stream: Stream::Identity,
+            partition,
+            version: Some(holding.map_or(0, |h| h.version)),
+            events,
+        })
+    }
+
+    fn decide_session(
+        &mut self,
+        request: &Request,
+        id: UserId,
+        command: session::Command,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Decision, Refusal> {
+        let tenant = &request.tenant;
+        let user = users::get(self.view(users::NAME)?, tenant, id)?;
+        let view = self.view(sessions::NAME)?;
+        let activity = sessions::activity(view, tenant, id)?;
+        let known = match (&command, command.session_id()) {
+            (session::Command::Login { .. }, _) | (_, None) => None,
+            (_, Some(session)) => sessions::get(view, tenant, id, session)?,
+        };
+        let events = session::decide(
+            &activity,
+            known.as_ref(),
+            standing(&user),
+            command,
+            &self.policy,
+            now,
+        )
+        .map_err(rejected)?;
+        Ok(Decision {
+            stream: Stream::Activity,
+            partition,
+            version: Some(activity.version),
+            events,
+        })
+    }
+
+    fn holding(&self, tenant: &TenantId, email: &Email) -> Result<Option<identifier::Holding>, WriteError> {
+        let digest = self.parts.directory.digest(tenant, email);
+        Ok(identifiers::get(self.view(identifiers::NAME)?, tenant, digest)?)
+    }
+
+    /// Whether the address's holder has it as their address now.
+    fn is_attached(
+        &self,
+        tenant: &TenantId,
+        holding: Option<identifier::Holding>,
+        email: &Email,
+    ) -> Result<bool, WriteError> {
+        let Some(holding) = holding else { return Ok(false) };
+        Ok(users::get(self.view(users::NAME)?, tenant, holding.user)?.has_email(email))
+    }
+
+    fn may_take(
+        &self,
+        tenant: &TenantId,
+        id: UserId,
+        email: &Email,
+        now: Timestamp,
+    ) -> Result<bool, WriteError> {
+        let holding = self.holding(tenant, email)?;
+        let attached = self.is_attached(tenant, holding, email)?;
+        Ok(identifier::is_free_for(holding.as_ref(), attached, id, now))
+    }
+
+    /// Whether the user holds the address, well before the claim ends: the next claimer must not settle it meanwhile.
+    fn has_claimed(
+        &self,
+        tenant: &TenantId,
+        id: UserId,
+        email: &Email,
+        now: Timestamp,
+    ) -> Result<bool, WriteError> {
+        let margin = identifier::CLAIM_TTL / 2;
+        Ok(self
+            .holding(tenant, email)?
+            .is_some_and(|h| h.user == id && h.claimed_until.is_none_or(|until| now.plus(margin) < until)))
+    }
+
+    pub(super) fn subject_key(
+        &self,
+        tenant: &TenantId,
+        user: UserId,
+    ) -> Result<Option<SubjectKey>, WriteError> {
+        match self.parts.keys.key(tenant, user) {
+            Ok(KeyStatus::Present(key)) => Ok(Some(key)),
+            Ok(KeyStatus::Destroyed | KeyStatus::Missing) => Ok(None),
+            Err(e) => Err(WriteError::Unavailable {
+                reason: e.to_string(),
+            }),
+        }
+    }
+}
+
+/// Ends a decision without a commit.
+pub(super) enum Refusal {
+    Error(WriteError),
+    Replay(answers::Answer),
+}
+
+impl From<WriteError> for Refusal {
+    fn from(e: WriteError) -> Self {
+        Refusal::Error(e)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        Refusal::Error(e.into())
+    }
+}
+
+impl From<StoreError> for WriteError {
+    fn from(e: StoreError) -> Self {
+        WriteError::Unavailable {
+            reason: e.to_string(),
+        }
+    }
+}
+
+pub(super) fn rejected(e: impl Into<gatelog_events::domain::Rejection>) -> WriteError {
+    WriteError::Rejected(e.into())
+}
+
+pub(super) fn internal(e: impl std::fmt::Display) -> WriteError {
+    WriteError::Internal(e.to_string())
+}
+
+pub(super) fn stopped(stream: Stream, partition: Partition) -> WriteError {
+    WriteError::Unavailable {
+        reason: format!("the state of {stream}:{partition} cannot be folded; see /readyz"),
+    }
+}
+
+pub(super) fn commit_key(request: &Request) -> Option<CommitId> {
+    request.idempotency.as_ref().map(|i| i.commit_id)
+}
+
+const NOBODY: Standing = Standing {
+    exists: false,
+    may_sign_in: false,
+    credential_version: 0,
+};
+
+fn standing(user: &User) -> Standing {
+    Standing {
+        exists: user.exists(),
+        may_sign_in: user.may_sign_in(),
+        credential_version: user.credential_version,
+    }
+}
