@@ -32,7 +32,7 @@ impl Aggregate for Address {
     type Command = UserId;
     type Rejection = Rejection;
 
-    fn evolve(&mut self, event: &Event, _: Timestamp, version: u64) {
+    fn evolve(&mut self, event: &Event, _: Timestamp, _: u64) {
         let Event::Identifier(IdentifierEvent::Claimed(e)) = event else {
             panic!("not a claim")
         };
@@ -40,7 +40,6 @@ impl Aggregate for Address {
         self.holding = Some(Holding {
             user: ada(),
             claimed_until,
-            version,
         });
     }
 
@@ -62,7 +61,6 @@ fn adas_since_registration() -> Given<Address> {
         a.holding = Some(Holding {
             user: ada(),
             claimed_until: None,
-            version: 1,
         })
     })
 }

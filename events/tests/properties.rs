@@ -291,13 +291,11 @@ impl World {
     }
 
     fn hold(&mut self, n: usize, email: &Email, claimed_until: Option<Timestamp>) {
-        let version = self.holdings.get(email.key()).map_or(0, |h| h.version) + 1;
         self.holdings.insert(
             email.key().to_owned(),
             Holding {
                 user: user_id(n),
                 claimed_until,
-                version,
             },
         );
     }

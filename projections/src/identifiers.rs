@@ -1,4 +1,7 @@
 //! `identifiers`: who holds an address, as its own partition decided. State of the writer.
+//!
+//! A row lists all who ever took the address and were not erased; the last one holds it. So an erasure leaves the row
+//! that the others alone would have made, whenever it is folded.
 
 use std::sync::Arc;
 
@@ -55,13 +58,10 @@ impl Projection for Identifiers {
             let Some(email) = email else { continue };
             let digest = self.directory.digest(tenant, email);
             let at = holding_key(tenant, digest);
-            let before: Option<Holding> = rows.get(&at)?;
-            let holding = Holding {
-                user,
-                claimed_until,
-                version: before.map_or(0, |h| h.version) + 1,
-            };
-            rows.put(at, &holding)?;
+            let mut holdings: Vec<Holding> = rows.get(&at)?.unwrap_or_default();
+            holdings.retain(|h| h.user != user);
+            holdings.push(Holding { user, claimed_until });
+            rows.put(at, &holdings)?;
             rows.put(holding_of(tenant, user).fixed(&digest.0).done(), &())?;
         }
         Ok(())
@@ -74,9 +74,12 @@ fn forget(rows: &mut FoldView<'_>, tenant: &TenantId, user: UserId) -> Result<()
     for (row, ()) in rows.view().scan::<()>(&prefix)? {
         if let Ok(digest) = row[prefix.len()..].try_into().map(Digest) {
             let at = holding_key(tenant, digest);
-            let holding: Option<Holding> = rows.get(&at)?;
-            if holding.is_some_and(|h| h.user == user) {
+            let mut holdings: Vec<Holding> = rows.get(&at)?.unwrap_or_default();
+            holdings.retain(|h| h.user != user);
+            if holdings.is_empty() {
                 rows.delete(at);
+            } else {
+                rows.put(at, &holdings)?;
             }
         }
         rows.delete(row);
@@ -94,5 +97,6 @@ fn holding_of(tenant: &TenantId, user: UserId) -> crate::keys::KeyBuilder {
 
 /// Who holds the address of this digest.
 pub fn get(view: View<'_>, tenant: &TenantId, digest: Digest) -> Result<Option<Holding>, StoreError> {
-    view.get(&holding_key(tenant, digest))
+    let holdings: Option<Vec<Holding>> = view.get(&holding_key(tenant, digest))?;
+    Ok(holdings.and_then(|mut h| h.pop()))
 }

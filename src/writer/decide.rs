@@ -206,7 +206,7 @@ impl Decider {
         Ok(Decision {
             stream: Stream::Identity,
             partition,
-            version: Some(holding.map_or(0, |h| h.version)),
+            version: None,
             events,
         })
     }

@@ -3,6 +3,8 @@
 //! An address taken at registration belongs to the user by that very commit. Attaching another one later is a small
 //! process: a *claim* here, in the address's partition, then the attachment in the user's. A claim that was never
 //! attached expires, and the next claimer settles it by looking at what its holder has attached.
+//!
+//! Claims are not numbered: what an erased user did to an address cannot be counted any more.
 
 use std::time::Duration;
 
@@ -45,8 +47,6 @@ pub struct Holding {
     pub user: UserId,
     /// End of a claim that was not yet attached; none if it was taken at registration.
     pub claimed_until: Option<Timestamp>,
-    /// Events about this address so far.
-    pub version: u64,
 }
 
 /// Whether somebody else may take the address. `attached`: the holder has it as their address now.
@@ -91,7 +91,6 @@ mod tests {
         let holding = |until: Option<i64>| Holding {
             user: a,
             claimed_until: until.map(Timestamp::from_millis),
-            version: 1,
         };
         for (what, holding, attached, asks, free) in [
             ("nobody holds it", None, false, b, true),
