@@ -26,6 +26,7 @@ use crate::auth::pool::PoolError;
 use crate::auth::throttle::RetryAfter;
 use crate::auth::tokens::TokenError;
 use crate::writer::WriteError;
+use crate::writer::rebuild::RebuildError;
 
 macro_rules! kinds {
     ($($name:ident = $status:ident $slug:literal $title:literal,)+) => {
@@ -159,7 +160,10 @@ impl Problem {
 
     /// One or more fields are wrong.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let mut problem = Self::new(Kind::InvalidInput, "Correct the fields named in `errors`; /docs describes them.");
+        let mut problem = Self::new(
+            Kind::InvalidInput,
+            "Correct the fields named in `errors`; /docs describes them.",
+        );
         problem.0.errors = errors;
         problem
     }
@@ -184,7 +188,10 @@ impl Problem {
     /// Names a field that is wrong.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.0.errors.push(FieldError { field: field.into(), detail: detail.into() });
+        self.0.errors.push(FieldError {
+            field: field.into(),
+            detail: detail.into(),
+        });
         self
     }
 
@@ -221,7 +228,14 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Content { kind, detail, errors, retry_after, members, .. } = &*self.0;
+        let Content {
+            kind,
+            detail,
+            errors,
+            retry_after,
+            members,
+            ..
+        } = &*self.0;
         let document = ProblemDocument {
             r#type: kind.uri(),
             title: kind.title(),
@@ -280,8 +294,11 @@ fn overloaded(wait: Duration) -> Problem {
 }
 
 fn too_many_attempts(wait: Duration) -> Problem {
-    Problem::new(Kind::TooManyAttempts, "Wait for the time in Retry-After before the next attempt.")
-        .retry_after(wait)
+    Problem::new(
+        Kind::TooManyAttempts,
+        "Wait for the time in Retry-After before the next attempt.",
+    )
+    .retry_after(wait)
 }
 
 impl From<Rejection> for Problem {
@@ -362,22 +379,24 @@ impl From<plan::Rejection> for Problem {
 impl From<session::Rejection> for Problem {
     fn from(rejection: session::Rejection) -> Self {
         match rejection {
-            session::Rejection::NotFound => {
-                Problem::new(Kind::SessionNotFound, "Check the id; GET /v1/users/{id}/sessions lists them.")
-            }
+            session::Rejection::NotFound => Problem::new(
+                Kind::SessionNotFound,
+                "Check the id; GET /v1/users/{id}/sessions lists them.",
+            ),
             session::Rejection::Ended => Problem::new(Kind::SessionEnded, "Log in again."),
             // Neither may be told from a wrong password.
             session::Rejection::NotAllowed | session::Rejection::CredentialChanged => invalid_credentials(),
-            session::Rejection::Locked(until) => {
-                too_many_attempts(until.since(gatelog_events::clock::now()))
-            }
+            session::Rejection::Locked(until) => too_many_attempts(until.since(gatelog_events::clock::now())),
         }
     }
 }
 
 /// A login that failed, for whatever reason.
 pub fn invalid_credentials() -> Problem {
-    Problem::new(Kind::InvalidCredentials, "Check identifier and password and try again.")
+    Problem::new(
+        Kind::InvalidCredentials,
+        "Check identifier and password and try again.",
+    )
 }
 
 impl From<tenant::Rejection> for Problem {
@@ -409,6 +428,22 @@ impl From<PoolError> for Problem {
     }
 }
 
+impl From<RebuildError> for Problem {
+    fn from(e: RebuildError) -> Self {
+        match e {
+            RebuildError::Unknown => Problem::new(
+                Kind::ProjectionNotFound,
+                "Use a name that GET /v1/projections lists.",
+            ),
+            RebuildError::Running => Problem::new(
+                Kind::RebuildRunning,
+                "Wait until it has ended; GET /v1/projections shows how far it is.",
+            ),
+            RebuildError::Thread(_) => Problem::internal(&e),
+        }
+    }
+}
+
 impl From<RetryAfter> for Problem {
     fn from(RetryAfter(wait): RetryAfter) -> Self {
         too_many_attempts(wait)
@@ -435,7 +470,8 @@ pub fn invalid_token() -> Problem {
 
 impl From<PolicyViolation> for Problem {
     fn from(violation: PolicyViolation) -> Self {
-        Problem::new(Kind::PasswordNotAccepted, violation.to_string()).field("password", violation.to_string())
+        Problem::new(Kind::PasswordNotAccepted, violation.to_string())
+            .field("password", violation.to_string())
     }
 }
 
@@ -462,7 +498,14 @@ macro_rules! internal {
         }
     )+};
 }
-internal!(StoreError, KeySourceError, LogError, NoRandomness, serde_json::Error, tokio::task::JoinError);
+internal!(
+    StoreError,
+    KeySourceError,
+    LogError,
+    NoRandomness,
+    serde_json::Error,
+    tokio::task::JoinError
+);
 
 /// What is wrong with an e-mail address, for the caller.
 pub fn email_error(e: InvalidEmail) -> Cow<'static, str> {

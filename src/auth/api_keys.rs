@@ -106,7 +106,9 @@ impl Presented {
         let rest = text.strip_prefix(PREFIX)?;
         let (id, secret) = rest.split_at_checked(ID_LEN)?;
         let secret = secret.strip_prefix('_')?;
-        let canonical = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let canonical = id
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if !canonical || secret.len() != SECRET_LEN {
             return None;
         }

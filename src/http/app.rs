@@ -48,7 +48,11 @@ impl Deref for App {
 
 impl App {
     pub fn new(node: Arc<Node>, document: Bytes) -> Self {
-        let bootstrap = node.config.bootstrap_api_key.as_ref().filter(|k| !k.expose_secret().is_empty());
+        let bootstrap = node
+            .config
+            .bootstrap_api_key
+            .as_ref()
+            .filter(|k| !k.expose_secret().is_empty());
         let bootstrap = bootstrap.map(|k| digest::digest(&digest::SHA256, k.expose_secret().as_bytes()));
         let mac = hmac::Key::new(hmac::HMAC_SHA256, node.secrets.idempotency_secret.expose());
         Self(Arc::new(Shared {

@@ -43,7 +43,10 @@ impl FromRequestParts<App> for Ask {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let user_agent = parts.headers.get(axum::http::header::USER_AGENT);
-        let target = parts.uri.path_and_query().map_or(parts.uri.path(), |t| t.as_str());
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or(parts.uri.path(), |t| t.as_str());
         Ok(Self {
             ip: client_ip(parts, &app.node.config.trusted_proxies),
             user_agent: user_agent.and_then(|v| v.to_str().ok()).map(shortened),
@@ -146,9 +149,15 @@ impl Ask {
     ) -> Request {
         let idempotency = self.commit_id(app, caller).map(|commit_id| Idempotency {
             commit_id,
-            request: [self.method.as_str().as_bytes(), b"\n", self.target.as_bytes(), b"\n", body]
-                .concat()
-                .into(),
+            request: [
+                self.method.as_str().as_bytes(),
+                b"\n",
+                self.target.as_bytes(),
+                b"\n",
+                body,
+            ]
+            .concat()
+            .into(),
         });
         Request {
             tenant: app.tenant().clone(),
@@ -193,7 +202,11 @@ pub fn was_answered(app: &App, stream: Stream, partition: Partition, id: CommitI
     let Some(table) = views.table(answers::NAME) else {
         return Ok(false);
     };
-    let view = View { store: views.store(), table: &table, overlay: None };
+    let view = View {
+        store: views.store(),
+        table: &table,
+        overlay: None,
+    };
     Ok(answers::get(view, app.tenant(), stream, partition, id, clock::now())?.is_some())
 }
 
@@ -211,10 +224,12 @@ impl FromRequestParts<App> for MinPosition {
         let position = value.to_str().ok().and_then(|text| text.parse().ok());
         match position {
             Some(position) if values.next().is_none() => Ok(Self(Some(position))),
-            _ => Err(Problem::new(Kind::InvalidHeader, "Correct the header named in `errors`.").field(
-                "Gatelog-Min-Position",
-                "It must be one position as a write answers it, such as identity:3:1024.",
-            )),
+            _ => Err(
+                Problem::new(Kind::InvalidHeader, "Correct the header named in `errors`.").field(
+                    "Gatelog-Min-Position",
+                    "It must be one position as a write answers it, such as identity:3:1024.",
+                ),
+            ),
         }
     }
 }
@@ -252,7 +267,10 @@ mod tests {
     fn idempotency_keys_come_quoted_or_bare() {
         assert_eq!(key(&[]), Ok(None));
         for (text, expected) in [
-            ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            (
+                "8e03978e-40d5-43dd-bc93-6894a57f9324",
+                "8e03978e-40d5-43dd-bc93-6894a57f9324",
+            ),
             ("\"8e03978e\"", "8e03978e"),
             (r#""a\"b\\c""#, r#"a"b\c"#),
             ("a", "a"),

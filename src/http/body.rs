@@ -32,7 +32,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let is_json = is_json(request.headers());
         let raw = read(request, app.node.config.max_body_bytes).await?;
         if !is_json {
-            return Err(Problem::new(Kind::NotJson, "Send JSON with `Content-Type: application/json`."));
+            return Err(Problem::new(
+                Kind::NotJson,
+                "Send JSON with `Content-Type: application/json`.",
+            ));
         }
         let value = parse(&raw)?;
         Ok(Self { value, raw })
@@ -44,7 +47,12 @@ fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else {
         return false;
     };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
@@ -53,8 +61,12 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
     let mut whole = BytesMut::new();
     let mut seen = 0usize;
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk
-            .map_err(|_| Problem::new(Kind::BodyUnreadable, "The connection broke, or the body is malformed; send it again."))?;
+        let chunk = chunk.map_err(|_| {
+            Problem::new(
+                Kind::BodyUnreadable,
+                "The connection broke, or the body is malformed; send it again.",
+            )
+        })?;
         seen = seen.saturating_add(chunk.len());
         if seen <= limit {
             whole.extend_from_slice(&chunk);
@@ -97,25 +109,44 @@ pub(super) fn explain(path: &str, message: &str) -> (String, Cow<'static, str>) 
     let path = if path == "." { "" } else { path };
     let named = |rest: &str| {
         let name = rest.split('`').next().unwrap_or_default();
-        if path.is_empty() { safe(name) } else { format!("{}.{}", safe(path), safe(name)) }
+        if path.is_empty() {
+            safe(name)
+        } else {
+            format!("{}.{}", safe(path), safe(name))
+        }
     };
     if let Some(rest) = message.strip_prefix("missing field `") {
         return (named(rest), "It is required.".into());
     }
     if let Some(rest) = message.strip_prefix("duplicate field `") {
         let name = rest.split('`').next().unwrap_or_default();
-        let field = if path.ends_with(name) { safe(path) } else { named(rest) };
+        let field = if path.ends_with(name) {
+            safe(path)
+        } else {
+            named(rest)
+        };
         return (field, "It occurs twice. Send it once.".into());
     }
-    let field = if path.is_empty() { "(body)".to_owned() } else { safe(path) };
+    let field = if path.is_empty() {
+        "(body)".to_owned()
+    } else {
+        safe(path)
+    };
     if message.starts_with("unknown field `") {
         return (field, "There is no such field here. Remove it.".into());
     }
-    if ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant `"]
-        .iter()
-        .any(|start| message.starts_with(start))
+    if [
+        "invalid type: ",
+        "invalid value: ",
+        "invalid length ",
+        "unknown variant `",
+    ]
+    .iter()
+    .any(|start| message.starts_with(start))
     {
-        let expected = message.rsplit_once(", expected ").map_or("another value", |(_, e)| e);
+        let expected = message
+            .rsplit_once(", expected ")
+            .map_or("another value", |(_, e)| e);
         let expected = expected.split(" at line ").next().unwrap_or(expected);
         return (field, format!("It must be {}.", understandable(expected)).into());
     }
@@ -138,7 +169,13 @@ fn understandable(expected: &str) -> &str {
 /// A name as the caller wrote it, cut short and without anything that could harm whoever displays it.
 fn safe(name: &str) -> String {
     name.chars()
-        .map(|c| if c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&' | '"') { c } else { '?' })
+        .map(|c| {
+            if c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&' | '"') {
+                c
+            } else {
+                '?'
+            }
+        })
         .take(100)
         .collect()
 }
@@ -168,7 +205,10 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
                 let mut seen = std::collections::HashSet::new();
                 while let Some((name, value)) = map.next_entry::<String, V>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format_args!("duplicate field `{}`", safe(&name))));
+                        return Err(serde::de::Error::custom(format_args!(
+                            "duplicate field `{}`",
+                            safe(&name)
+                        )));
                     }
                     entries.push((name, value));
                 }
@@ -230,15 +270,39 @@ mod tests {
     fn errors_name_the_field_and_never_the_value() {
         for (text, field, detail) in [
             (r#"{}"#, "name", "It is required."),
-            (r#"{"name":"a","x":"s3cret"}"#, "x", "There is no such field here. Remove it."),
+            (
+                r#"{"name":"a","x":"s3cret"}"#,
+                "x",
+                "There is no such field here. Remove it.",
+            ),
             (r#"{"name":["s3cret"]}"#, "name", "It must be a string."),
-            (r#"{"name":"a","granted":"s3cret, expected x"}"#, "granted", "It must be a boolean."),
-            (r#"{"name":"a","inner":{"list":[1,-2]}}"#, "inner.list[1]", "It must be a whole number that is not negative."),
+            (
+                r#"{"name":"a","granted":"s3cret, expected x"}"#,
+                "granted",
+                "It must be a boolean.",
+            ),
+            (
+                r#"{"name":"a","inner":{"list":[1,-2]}}"#,
+                "inner.list[1]",
+                "It must be a whole number that is not negative.",
+            ),
             (r#"{"name":"a","inner":{}}"#, "inner.list", "It is required."),
-            (r#"{"name":"a","inner":"s3cret"}"#, "inner", "It must be an object."),
+            (
+                r#"{"name":"a","inner":"s3cret"}"#,
+                "inner",
+                "It must be an object.",
+            ),
             (r#"{"name":"a","kind":"s3cret"}"#, "kind", "It must be `consent`."),
-            (r#"{"name":"a","name":"s3cret"}"#, "name", "It occurs twice. Send it once."),
-            (r#"{"name":"a","map":{"k":"1","k":"s3cret"}}"#, "map.k", "It occurs twice. Send it once."),
+            (
+                r#"{"name":"a","name":"s3cret"}"#,
+                "name",
+                "It occurs twice. Send it once.",
+            ),
+            (
+                r#"{"name":"a","map":{"k":"1","k":"s3cret"}}"#,
+                "map.k",
+                "It occurs twice. Send it once.",
+            ),
             (r#"{"name":"a","map":{"k":7}}"#, "map.k", "It must be a string."),
             (r#"["s3cret"]"#, "name", ""),
         ] {

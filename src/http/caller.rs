@@ -41,10 +41,9 @@ impl Caller {
     pub fn has(&self, scope: Scope) -> bool {
         match self {
             Caller::Bootstrap => true,
-            Caller::ApiKey { id, settings } => settings
-                .api_keys
-                .get(id)
-                .is_some_and(|key| key.scopes.contains(scope.name()) || key.scopes.contains(Scope::All.name())),
+            Caller::ApiKey { id, settings } => settings.api_keys.get(id).is_some_and(|key| {
+                key.scopes.contains(scope.name()) || key.scopes.contains(Scope::All.name())
+            }),
             Caller::User { .. } => false,
         }
     }
@@ -140,7 +139,10 @@ fn by_api_key(app: &App, presented: &Presented) -> Result<Option<Caller>, Proble
         .api_keys
         .get(&presented.id)
         .is_some_and(|key| presented.matches(&key.secret_sha256) && key.revoked_at.is_none());
-    Ok(known.then_some(Caller::ApiKey { id: presented.id, settings }))
+    Ok(known.then_some(Caller::ApiKey {
+        id: presented.id,
+        settings,
+    }))
 }
 
 /// Compares hashes, so that neither content nor length of the key shows in the time it takes.
@@ -167,7 +169,10 @@ fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
     if session.is_some_and(|s| !s.is_live(user.credential_version, policy, now)) {
         return Err(invalid_token());
     }
-    Ok(Caller::User { user: claims.sub, session: claims.sid })
+    Ok(Caller::User {
+        user: claims.sub,
+        session: claims.sid,
+    })
 }
 
 #[cfg(test)]
@@ -202,7 +207,10 @@ mod tests {
                 revoked_at: None,
             };
             settings.api_keys.insert(id, key);
-            Caller::ApiKey { id, settings: Arc::new(settings) }
+            Caller::ApiKey {
+                id,
+                settings: Arc::new(settings),
+            }
         };
         let user = UserId(uuid::Uuid::from_u128(2));
         assert!(caller(&["users:read"]).may(Scope::UsersRead, user).is_ok());
@@ -214,9 +222,18 @@ mod tests {
     #[test]
     fn users_reach_their_own_data_only() {
         let (own, other) = (UserId(uuid::Uuid::from_u128(1)), UserId(uuid::Uuid::from_u128(2)));
-        let caller = Caller::User { user: own, session: SessionId(uuid::Uuid::from_u128(3)) };
+        let caller = Caller::User {
+            user: own,
+            session: SessionId(uuid::Uuid::from_u128(3)),
+        };
         assert!(caller.may(Scope::UsersRead, own).is_ok());
-        assert_eq!(caller.may(Scope::UsersRead, other).unwrap_err().kind(), Kind::UserNotFound);
-        assert_eq!(caller.needs(Scope::PlansWrite).unwrap_err().kind(), Kind::NotPermitted);
+        assert_eq!(
+            caller.may(Scope::UsersRead, other).unwrap_err().kind(),
+            Kind::UserNotFound
+        );
+        assert_eq!(
+            caller.needs(Scope::PlansWrite).unwrap_err().kind(),
+            Kind::NotPermitted
+        );
     }
 }

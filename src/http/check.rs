@@ -24,12 +24,19 @@ impl Check {
 
     /// Notes that a field is wrong.
     pub fn wrong(&mut self, field: impl Into<String>, detail: impl Into<Cow<'static, str>>) {
-        self.0.push(FieldError { field: field.into(), detail: detail.into() });
+        self.0.push(FieldError {
+            field: field.into(),
+            detail: detail.into(),
+        });
     }
 
     /// The problem with all fields that are wrong, if any is.
     pub fn done(self) -> Result<(), Problem> {
-        if self.0.is_empty() { Ok(()) } else { Err(Problem::invalid(self.0)) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.0))
+        }
     }
 
     /// An address; none where it is wrong.
@@ -60,9 +67,14 @@ impl Check {
     /// A name that systems use: of a plan, a purpose, a role.
     pub fn name(&mut self, field: impl Into<String>, name: &str) {
         let valid = (1..=MAX_NAME).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'));
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'));
         if !valid {
-            self.wrong(field, "It must be 1 to 64 letters (a-z), digits, or any of `_ - . :`.");
+            self.wrong(
+                field,
+                "It must be 1 to 64 letters (a-z), digits, or any of `_ - . :`.",
+            );
         }
     }
 
@@ -113,7 +125,10 @@ impl Check {
             Ok(field) => Some(field),
             Err(e) => {
                 let (shown, _) = super::body::explain(&format!("{prefix}{name}"), &e.to_string());
-                self.wrong(shown, "There is no such field in a profile. Remove it; /docs lists those there are.");
+                self.wrong(
+                    shown,
+                    "There is no such field in a profile. Remove it; /docs lists those there are.",
+                );
                 None
             }
         }
@@ -132,10 +147,26 @@ mod tests {
 
     #[test]
     fn locales() {
-        for tag in ["de", "pt-BR", "zh-Hant-TW", "sl-rozaj-biske-1994", "de-CH-x-phonebk"] {
+        for tag in [
+            "de",
+            "pt-BR",
+            "zh-Hant-TW",
+            "sl-rozaj-biske-1994",
+            "de-CH-x-phonebk",
+        ] {
             assert!(!wrong(|c| c.locale("locale", tag)), "{tag}");
         }
-        for tag in ["", "d", "1de", "de_DE", "de-", "de--CH", "deutschland", "de-abcdefghi", "dé"] {
+        for tag in [
+            "",
+            "d",
+            "1de",
+            "de_DE",
+            "de-",
+            "de--CH",
+            "deutschland",
+            "de-abcdefghi",
+            "dé",
+        ] {
             assert!(wrong(|c| c.locale("locale", tag)), "{tag}");
         }
         assert!(wrong(|c| c.locale("locale", &"ab-".repeat(20))));
@@ -162,7 +193,12 @@ mod tests {
         ];
         check.profile("profile.", Entries(entries));
         let shown = format!("{:?}", check.done().unwrap_err());
-        for field in ["\"email\"", "profile.given_name", "profile.shoe_size", "profile.family_name"] {
+        for field in [
+            "\"email\"",
+            "profile.given_name",
+            "profile.shoe_size",
+            "profile.family_name",
+        ] {
             assert!(shown.contains(field), "{field}: {shown}");
         }
         assert!(!shown.contains("44"));

@@ -38,14 +38,19 @@ impl PageQuery {
         };
         match text.parse() {
             Ok(n) if (1..=MAX_LIMIT).contains(&n) => Ok(n),
-            _ => Err(Problem::new(Kind::InvalidQuery, "Correct the parameter named in `errors`.")
-                .field("limit", "It must be a whole number from 1 to 200.")),
+            _ => Err(
+                Problem::new(Kind::InvalidQuery, "Correct the parameter named in `errors`.")
+                    .field("limit", "It must be a whole number from 1 to 200."),
+            ),
         }
     }
 
     /// The key after which the page begins.
     pub fn after(&self, app: &App, list: List<'_>) -> Result<Option<Vec<u8>>, Problem> {
-        self.after.as_deref().map(|cursor| open(app, list, cursor)).transpose()
+        self.after
+            .as_deref()
+            .map(|cursor| open(app, list, cursor))
+            .transpose()
     }
 }
 

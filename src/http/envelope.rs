@@ -61,7 +61,10 @@ fn timed_out() -> Problem {
 }
 
 fn request_id(headers: &HeaderMap) -> Uuid {
-    let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).and_then(|v| Uuid::try_parse(v).ok());
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| Uuid::try_parse(v).ok());
     given.unwrap_or_else(|| {
         let bytes = random::<16>().unwrap_or_default();
         uuid::Builder::from_random_bytes(bytes).into_uuid()
@@ -73,11 +76,19 @@ fn add_headers(headers: &mut HeaderMap, id: Uuid, docs: bool) {
     if let Ok(id) = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(content_policy(docs)));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(content_policy(docs)),
+    );
     if !docs {
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
     }
 }
 

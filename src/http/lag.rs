@@ -17,10 +17,12 @@ pub struct Lag {
     pub stopped: Vec<Stopped>,
 }
 
-/// The streams that a projection folds.
+/// The streams that a projection folds. A test compares this with the projections themselves.
 pub fn streams(projection: &str) -> &'static [Stream] {
     match projection {
-        users::NAME | logins::NAME | identifiers::NAME | settings::NAME | consents::NAME => &[Stream::Identity],
+        users::NAME | logins::NAME | identifiers::NAME | settings::NAME | consents::NAME => {
+            &[Stream::Identity]
+        }
         _ => &Stream::ALL,
     }
 }
@@ -40,7 +42,30 @@ pub async fn measure(node: &Node) -> Result<Vec<Lag>, LogError> {
             .filter(|((stream, _), _)| folded.contains(stream))
             .map(|((stream, partition), end)| end.saturating_sub(applied.next(*stream, *partition)))
             .sum();
-        Lag { projection: applied.projection(), records, stopped: applied.stopped() }
+        Lag {
+            projection: applied.projection(),
+            records,
+            stopped: applied.stopped(),
+        }
     });
     Ok(lags.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatelog_events::directory::Directory;
+
+    #[test]
+    fn streams_are_those_that_are_folded() {
+        let directory = std::sync::Arc::new(Directory::new(&[0; 32], &[0; 32]));
+        for projection in gatelog_projections::all::all(&directory) {
+            assert_eq!(
+                streams(projection.name()),
+                projection.streams(),
+                "{}",
+                projection.name()
+            );
+        }
+    }
 }

@@ -11,7 +11,8 @@ use crate::node::Node;
 
 /// Upper bounds in seconds: a point read takes some 100 µs, a login one hash, a full queue two seconds.
 const BUCKETS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
 ];
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -40,15 +41,42 @@ fn describe() {
         Unit::Seconds,
         "Requests by method, route and status, and how long they took."
     );
-    describe_gauge!("gatelog_projection_lag_records", "Records in the log that a read model has not folded yet.");
-    describe_gauge!("gatelog_projection_stopped", "Partitions in which a read model stands still.");
-    describe_gauge!("gatelog_writer_queue_commands", "Commands that wait for the writer.");
-    describe_gauge!("gatelog_writer_queue_limit_commands", "Commands that may wait for the writer.");
-    describe_gauge!("gatelog_password_queue_jobs", "Passwords that wait to be hashed or verified.");
-    describe_gauge!("gatelog_password_queue_limit_jobs", "Passwords that may wait at present.");
-    describe_gauge!("gatelog_password_in_flight_jobs", "Passwords being hashed or verified.");
-    describe_gauge!("gatelog_password_cost_seconds", "Moving average of what one password costs a thread.");
-    describe_gauge!("gatelog_throttled_keys", "Accounts and networks whose failures are remembered.");
+    describe_gauge!(
+        "gatelog_projection_lag_records",
+        "Records in the log that a read model has not folded yet."
+    );
+    describe_gauge!(
+        "gatelog_projection_stopped",
+        "Partitions in which a read model stands still."
+    );
+    describe_gauge!(
+        "gatelog_writer_queue_commands",
+        "Commands that wait for the writer."
+    );
+    describe_gauge!(
+        "gatelog_writer_queue_limit_commands",
+        "Commands that may wait for the writer."
+    );
+    describe_gauge!(
+        "gatelog_password_queue_jobs",
+        "Passwords that wait to be hashed or verified."
+    );
+    describe_gauge!(
+        "gatelog_password_queue_limit_jobs",
+        "Passwords that may wait at present."
+    );
+    describe_gauge!(
+        "gatelog_password_in_flight_jobs",
+        "Passwords being hashed or verified."
+    );
+    describe_gauge!(
+        "gatelog_password_cost_seconds",
+        "Moving average of what one password costs a thread."
+    );
+    describe_gauge!(
+        "gatelog_throttled_keys",
+        "Accounts and networks whose failures are remembered."
+    );
 }
 
 /// Sets the gauges that are measured when they are asked for.

@@ -68,6 +68,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::api_keys::create, api::api_keys::list))
         .routes(routes!(api::api_keys::revoke))
         .routes(routes!(api::projections::list))
+        .routes(routes!(api::projections::rebuild))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::metrics))
@@ -95,7 +96,10 @@ fn not_found() -> Problem {
 }
 
 fn method_not_allowed() -> Problem {
-    Problem::new(Kind::MethodNotAllowed, "Use a method that the Allow header names; /docs describes them.")
+    Problem::new(
+        Kind::MethodNotAllowed,
+        "Use a method that the Allow header names; /docs describes them.",
+    )
 }
 
 /// Serves until `shutdown`, then answers what has begun and ends.
@@ -118,7 +122,9 @@ pub async fn serve(
         }
     });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(shutdown).await;
+    let served = axum::serve(listener, service)
+        .with_graceful_shutdown(shutdown)
+        .await;
     upkeep.abort();
     served
 }

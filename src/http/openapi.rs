@@ -20,8 +20,17 @@ pub fn base() -> OpenApi {
         .title("Gatelog")
         .version("1")
         .description(Some(description()))
-        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
-        .contact(Some(ContactBuilder::new().name(Some("The operator of this node")).build()))
+        .license(Some(
+            LicenseBuilder::new()
+                .name("Apache-2.0")
+                .identifier(Some("Apache-2.0"))
+                .build(),
+        ))
+        .contact(Some(
+            ContactBuilder::new()
+                .name(Some("The operator of this node"))
+                .build(),
+        ))
         .build();
     let mut components = Components::new();
     components.add_security_scheme(
@@ -30,7 +39,9 @@ pub fn base() -> OpenApi {
             HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)
                 .bearer_format("JWT")
-                .description(Some("A user's access token, from POST /v1/logins: the user's own data only."))
+                .description(Some(
+                    "A user's access token, from POST /v1/logins: the user's own data only.",
+                ))
                 .build(),
         ),
     );
@@ -43,9 +54,16 @@ pub fn base() -> OpenApi {
                 .build(),
         ),
     );
-    components.schemas.insert("Problem".to_owned(), ProblemDocument::schema());
-    components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
-    OpenApiBuilder::new().info(info).components(Some(components)).build()
+    components
+        .schemas
+        .insert("Problem".to_owned(), ProblemDocument::schema());
+    components
+        .schemas
+        .insert(FieldError::name().into_owned(), FieldError::schema());
+    OpenApiBuilder::new()
+        .info(info)
+        .components(Some(components))
+        .build()
 }
 
 fn description() -> String {
@@ -57,7 +75,12 @@ fn description() -> String {
          | type | status | title |\n|---|---|---|\n",
     );
     for kind in Kind::ALL {
-        text.push_str(&format!("| `{}` | {} | {} |\n", kind.uri(), kind.status().as_u16(), kind.title()));
+        text.push_str(&format!(
+            "| `{}` | {} | {} |\n",
+            kind.uri(),
+            kind.status().as_u16(),
+            kind.title()
+        ));
     }
     text
 }
@@ -74,17 +97,35 @@ pub fn render(mut document: OpenApi) -> String {
 }
 
 fn operations(item: &mut PathItem) -> Vec<(&'static str, &mut Operation)> {
-    let PathItem { get, put, post, delete, patch, .. } = item;
-    [("get", get), ("put", put), ("post", post), ("delete", delete), ("patch", patch)]
-        .into_iter()
-        .filter_map(|(method, operation)| operation.as_mut().map(|o| (method, o)))
-        .collect()
+    let PathItem {
+        get,
+        put,
+        post,
+        delete,
+        patch,
+        ..
+    } = item;
+    [
+        ("get", get),
+        ("put", put),
+        ("post", post),
+        ("delete", delete),
+        ("patch", patch),
+    ]
+    .into_iter()
+    .filter_map(|(method, operation)| operation.as_mut().map(|o| (method, o)))
+    .collect()
 }
 
 /// Adds what all operations have in common.
 fn finish(path: &str, method: &str, operation: &mut Operation) {
     let id: String = format!("{method}{}", path.replace(['/', '{', '}', '.', '-'], "_"));
-    operation.operation_id = Some(id.split('_').filter(|s| !s.is_empty()).collect::<Vec<_>>().join("_"));
+    operation.operation_id = Some(
+        id.split('_')
+            .filter(|s| !s.is_empty())
+            .collect::<Vec<_>>()
+            .join("_"),
+    );
     let of_the_api = path.starts_with("/v1/");
     if of_the_api && method == "get" {
         parameters(operation).push(header(
@@ -92,7 +133,8 @@ fn finish(path: &str, method: &str, operation: &mut Operation) {
             "Answer only once this position is folded; 412 if that takes too long.",
         ));
     }
-    if of_the_api && method != "get" {
+    // A rebuild writes no event.
+    if of_the_api && method != "get" && !path.ends_with("/rebuild") {
         parameters(operation).push(header(
             "Idempotency-Key",
             "1 to 255 visible ASCII characters; makes it harmless to send the request again.",
@@ -100,17 +142,30 @@ fn finish(path: &str, method: &str, operation: &mut Operation) {
         for response in operation.responses.responses.values_mut() {
             if let RefOr::T(response) = response {
                 let position = HeaderBuilder::new()
-                    .schema(string())
+                    .schema(Some(string()))
                     .description(Some("Where it stands in the log, such as identity:3:1024."))
                     .build();
-                response.headers.insert("Gatelog-Position".to_owned(), RefOr::T(position));
+                response
+                    .headers
+                    .insert("Gatelog-Position".to_owned(), RefOr::T(position));
             }
         }
     }
-    for (status, what) in [("4XX", "The request was refused"), ("5XX", "Nothing is known to be done")] {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let problem = ResponseBuilder::new().description(what).content(PROBLEM, content).build();
-        operation.responses.responses.insert(status.to_owned(), RefOr::T(problem));
+    for (status, what) in [
+        ("4XX", "The request was refused"),
+        ("5XX", "Nothing is known to be done"),
+    ] {
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("Problem")))
+            .build();
+        let problem = ResponseBuilder::new()
+            .description(what)
+            .content(PROBLEM, content)
+            .build();
+        operation
+            .responses
+            .responses
+            .insert(status.to_owned(), RefOr::T(problem));
     }
 }
 
@@ -130,7 +185,9 @@ fn header(name: &str, description: &str) -> RefOr<Parameter> {
 }
 
 fn string() -> RefOr<Schema> {
-    RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build()))
+    RefOr::T(Schema::Object(
+        ObjectBuilder::new().schema_type(Type::String).build(),
+    ))
 }
 
 #[cfg(test)]
@@ -143,10 +200,14 @@ mod tests {
     }
 
     fn each_operation(document: &Value) -> impl Iterator<Item = (String, &Value)> {
-        document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
-            let operations = item.as_object().unwrap().iter();
-            operations.map(move |(method, operation)| (format!("{method} {path}"), operation))
-        })
+        document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                let operations = item.as_object().unwrap().iter();
+                operations.map(move |(method, operation)| (format!("{method} {path}"), operation))
+            })
     }
 
     fn each_ref<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
@@ -170,7 +231,10 @@ mod tests {
             std::fs::write(&path, &now).unwrap();
         }
         let stored = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(stored == now, "schemas/openapi.json is not that of the code; run the tests with UPDATE_SCHEMAS=1");
+        assert!(
+            stored == now,
+            "schemas/openapi.json is not that of the code; run the tests with UPDATE_SCHEMAS=1"
+        );
     }
 
     /// What OpenAPI 3.1 requires of those parts that are used here.
@@ -184,7 +248,10 @@ mod tests {
             assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{name}");
             assert!(operation["summary"].is_string(), "{name} has no summary");
             let responses = operation["responses"].as_object().unwrap();
-            assert!(responses.contains_key("4XX") && responses.contains_key("5XX"), "{name}");
+            assert!(
+                responses.contains_key("4XX") && responses.contains_key("5XX"),
+                "{name}"
+            );
             assert!(responses.values().all(|r| r["description"].is_string()), "{name}");
             let declared: Vec<_> = operation["parameters"]
                 .as_array()
@@ -194,9 +261,16 @@ mod tests {
                 .map(|p| p["name"].as_str().unwrap())
                 .collect();
             let path = name.split(' ').nth(1).unwrap();
-            let named: Vec<_> = path.split('{').skip(1).filter_map(|s| s.split('}').next()).collect();
+            let named: Vec<_> = path
+                .split('{')
+                .skip(1)
+                .filter_map(|s| s.split('}').next())
+                .collect();
             assert_eq!(declared, named, "{name}");
-            assert!(operation["security"].is_array(), "{name} does not say who may call it");
+            assert!(
+                operation["security"].is_array(),
+                "{name} does not say who may call it"
+            );
         }
         let mut refs = Vec::new();
         each_ref(&document, &mut refs);
@@ -241,6 +315,7 @@ mod tests {
             "get /v1/api-keys",
             "delete /v1/api-keys/{id}",
             "get /v1/projections",
+            "post /v1/projections/{name}/rebuild",
             "get /healthz",
             "get /readyz",
             "get /metrics",

@@ -53,9 +53,20 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     let max_lag = app.node.config.max_lag;
     // Before anything is served there is nothing to be behind.
     let ready = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let projections = lags.into_iter().map(Into::into).collect();
-    json(status, &Readiness { ready, max_lag, projections })
+    json(
+        status,
+        &Readiness {
+            ready,
+            max_lag,
+            projections,
+        },
+    )
 }
 
 /// Numbers for Prometheus.

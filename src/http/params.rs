@@ -28,8 +28,14 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 fn refused(e: &QueryRejection) -> Problem {
     let text = e.body_text();
     let reason = text.split_once(": ").map_or("", |(_, reason)| reason);
-    let problem = Problem::new(Kind::InvalidQuery, "Send only the parameters that /docs names, each once.");
-    if ["missing field `", "duplicate field `"].iter().any(|s| reason.starts_with(s)) {
+    let problem = Problem::new(
+        Kind::InvalidQuery,
+        "Send only the parameters that /docs names, each once.",
+    );
+    if ["missing field `", "duplicate field `"]
+        .iter()
+        .any(|s| reason.starts_with(s))
+    {
         let (field, detail) = explain(".", reason);
         return problem.field(field, detail);
     }
@@ -44,7 +50,9 @@ impl FromRequestParts<App> for UserParam {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let unknown = || Problem::from(user::Rejection::NotFound);
-        let Path(id) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| unknown())?;
+        let Path(id) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| unknown())?;
         id.parse().map(Self).map_err(|_| unknown())
     }
 }
@@ -57,8 +65,9 @@ impl FromRequestParts<App> for UserAnd {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let unknown = || Problem::from(user::Rejection::NotFound);
-        let Path((id, name)) =
-            Path::<(String, String)>::from_request_parts(parts, app).await.map_err(|_| unknown())?;
+        let Path((id, name)) = Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| unknown())?;
         Ok(Self(id.parse().map_err(|_| unknown())?, name))
     }
 }

@@ -13,7 +13,9 @@ pub fn client_ip(parts: &Parts, trusted: &[IpAddr]) -> IpAddr {
     let peer = parts
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(a)| a.ip().to_canonical());
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(a)| {
+            a.ip().to_canonical()
+        });
     resolve(peer, &parts.headers, trusted)
 }
 
@@ -43,8 +45,13 @@ fn resolve(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
 
 /// An address, with or without port, in brackets or not.
 fn parse(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
 }
 
 #[cfg(test)]
@@ -66,9 +73,24 @@ mod tests {
             ("192.0.2.9", &["203.0.113.1"][..], &[][..], "192.0.2.9"),
             ("192.0.2.9", &["203.0.113.1"], &["10.0.0.1"], "192.0.2.9"),
             ("10.0.0.1", &["203.0.113.1"], &["10.0.0.1"], "203.0.113.1"),
-            ("10.0.0.1", &["6.6.6.6, 203.0.113.1"], &["10.0.0.1"], "203.0.113.1"),
-            ("10.0.0.1", &["6.6.6.6, 203.0.113.1, 10.0.0.2"], &["10.0.0.1", "10.0.0.2"], "203.0.113.1"),
-            ("10.0.0.1", &["6.6.6.6", "203.0.113.1"], &["10.0.0.1"], "203.0.113.1"),
+            (
+                "10.0.0.1",
+                &["6.6.6.6, 203.0.113.1"],
+                &["10.0.0.1"],
+                "203.0.113.1",
+            ),
+            (
+                "10.0.0.1",
+                &["6.6.6.6, 203.0.113.1, 10.0.0.2"],
+                &["10.0.0.1", "10.0.0.2"],
+                "203.0.113.1",
+            ),
+            (
+                "10.0.0.1",
+                &["6.6.6.6", "203.0.113.1"],
+                &["10.0.0.1"],
+                "203.0.113.1",
+            ),
             ("10.0.0.1", &["nonsense"], &["10.0.0.1"], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.1, nonsense"], &["10.0.0.1"], "10.0.0.1"),
             ("10.0.0.1", &[], &["10.0.0.1"], "10.0.0.1"),

@@ -5,7 +5,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use gatelog_events::ids::{Position, UserId};
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::error::Problem;
 use crate::writer::Outcome;
@@ -17,7 +16,9 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, body: &T) -> Result<Respo
     let mut bytes = Vec::with_capacity(1024);
     serde_json::to_writer(&mut bytes, body)?;
     let mut response = (status, bytes).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
@@ -50,6 +51,9 @@ pub struct Done {
 /// The plain answer to a write.
 pub fn done(outcome: &Outcome) -> Result<Response, Problem> {
     let position = outcome.answer.position();
-    let body = Done { user_id: outcome.answer.user, position };
+    let body = Done {
+        user_id: outcome.answer.user,
+        position,
+    };
     written(StatusCode::OK, position, &body)
 }

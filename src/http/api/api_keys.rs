@@ -12,7 +12,6 @@ use gatelog_events::ids::{ApiKeyId, Position};
 use gatelog_projections::settings;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::auth::api_keys::{NewApiKey, Scope};
 use crate::error::{Kind, Problem};
@@ -92,7 +91,9 @@ pub async fn create(
         scopes: value.scopes.clone(),
         secret_sha256: key.secret_sha256,
     });
-    let outcome = ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &raw).await?;
+    let outcome = ask
+        .submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &raw)
+        .await?;
     let position = outcome.answer.position();
     let body = KeyCreated {
         key_id: key.id,
@@ -113,14 +114,20 @@ fn check(caller: &Caller, input: &KeyInput) -> Result<(), Problem> {
     let scopes: Vec<Option<Scope>> = input.scopes.iter().map(|s| Scope::parse(s)).collect();
     if scopes.contains(&None) {
         let all: Vec<_> = Scope::ALL.iter().map(|s| s.name()).collect();
-        check.wrong("scopes", format!("One of them is not known. There are: {}.", all.join(", ")));
+        check.wrong(
+            "scopes",
+            format!("One of them is not known. There are: {}.", all.join(", ")),
+        );
     }
     check.done()?;
     match scopes.into_iter().flatten().find(|scope| !caller.has(*scope)) {
         None => Ok(()),
         Some(scope) => Err(Problem::new(
             Kind::ScopeNotHeld,
-            format!("Your key has not the scope {}. Leave it out, or use a key that has it.", scope.name()),
+            format!(
+                "Your key has not the scope {}. Leave it out, or use a key that has it.",
+                scope.name()
+            ),
         )
         .field("scopes", "Your own key has not all of them.")),
     }
@@ -133,7 +140,10 @@ fn new_key(app: &App, caller: &Caller, ask: &Ask) -> Result<NewApiKey, Problem> 
     };
     let mut id = [0; 16];
     id.copy_from_slice(&app.mac("api-key-id", &[commit.as_bytes()])[..16]);
-    Ok(NewApiKey::from_bytes(id, &app.mac("api-key-secret", &[commit.as_bytes()])))
+    Ok(NewApiKey::from_bytes(
+        id,
+        &app.mac("api-key-secret", &[commit.as_bytes()]),
+    ))
 }
 
 /// All API keys, revoked ones too, without their secrets.
@@ -153,7 +163,9 @@ pub async fn list(State(app): State<App>, caller: Caller, min: MinPosition) -> R
         created_at: key.created_at,
         revoked_at: key.revoked_at,
     });
-    ok(&Keys { api_keys: api_keys.collect() })
+    ok(&Keys {
+        api_keys: api_keys.collect(),
+    })
 }
 
 /// Revokes an API key.
@@ -169,6 +181,11 @@ pub async fn revoke(
     ask: Ask,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::ApiKeysWrite)?;
-    let command = tenant::Command::RevokeApiKey { key_id: api_key_id(&id)? };
-    done(&ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &[]).await?)
+    let command = tenant::Command::RevokeApiKey {
+        key_id: api_key_id(&id)?,
+    };
+    done(
+        &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &[])
+            .await?,
+    )
 }

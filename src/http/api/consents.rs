@@ -13,7 +13,6 @@ use gatelog_events::ids::{EventId, Position, UserId};
 use gatelog_projections::consents::Entry;
 use gatelog_projections::{consents, users};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::users::{UserConsent, UserNotice};
 use super::{ActorBody, Choice, LawfulBasisInput, NoticeInput, existing};
@@ -101,17 +100,27 @@ pub async fn list(
     min: MinPosition,
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersRead, id)?;
-    let list = List { route: ROUTE, owner: id.as_bytes() };
+    let list = List {
+        route: ROUTE,
+        owner: id.as_bytes(),
+    };
     let (limit, after) = (page.limit()?, page.after(&app, list)?);
     min.reached(&app, &[users::NAME, consents::NAME]).await?;
     let user = existing(&app, id)?;
-    let mut rows = app.node.views.consents(app.tenant(), id, after.as_deref(), limit + 1)?;
+    let mut rows = app
+        .node
+        .views
+        .consents(app.tenant(), id, after.as_deref(), limit + 1)?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more);
     let next = last.map(|(key, _)| cursor::issue(&app, list, key));
     let history = rows.into_iter().map(|(_, entry)| entry.into()).collect();
-    ok(&Ledger { consents: &user.consents, history, next })
+    ok(&Ledger {
+        consents: &user.consents,
+        history,
+        next,
+    })
 }
 
 /// A choice.
@@ -155,7 +164,11 @@ pub async fn put(
     Json { value, raw }: Json<ConsentInput>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::ConsentsWrite, id)?;
-    let method = if caller.is_user() { Method::SelfService } else { Method::Recorded };
+    let method = if caller.is_user() {
+        Method::SelfService
+    } else {
+        Method::Recorded
+    };
     let granted = value.granted;
     let choice = Choice {
         purpose: purpose.clone(),
@@ -169,7 +182,18 @@ pub async fn put(
     let wish = choice.check(&mut check, "", method, &ask);
     check.done()?;
     let command = Command::User(user::Command::SetConsent(wish));
-    let outcome = ask.submit(&app, &caller, Subject::User(id), command, &raw).await?;
+    let outcome = ask
+        .submit(&app, &caller, Subject::User(id), command, &raw)
+        .await?;
     let position = outcome.answer.position();
-    written(StatusCode::OK, position, &ConsentSet { user_id: id, purpose, granted, position })
+    written(
+        StatusCode::OK,
+        position,
+        &ConsentSet {
+            user_id: id,
+            purpose,
+            granted,
+            position,
+        },
+    )
 }

@@ -15,13 +15,12 @@ use gatelog_events::email::Email;
 use gatelog_events::ids::{Position, SessionId, UserId};
 use gatelog_projections::logins::LoginRow;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::passwords;
+use crate::auth::random;
 use crate::auth::refresh::RefreshClaims;
 use crate::auth::throttle::Key;
 use crate::auth::tokens::Grant;
-use crate::auth::random;
 use crate::error::{Kind, Problem, invalid_credentials};
 use crate::http::app::App;
 use crate::http::ask::Ask;
@@ -102,7 +101,9 @@ pub async fn login(
         Ok(verified) => verified,
         Err(e) => {
             // Neither a failure nor a success.
-            app.node.account_limits.forgive(Key::Identifier(digest.0), clock::now());
+            app.node
+                .account_limits
+                .forgive(Key::Identifier(digest.0), clock::now());
             return Err(e);
         }
     };
@@ -265,7 +266,11 @@ fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
         roles: user.roles,
         entitlements: plan.map(|p| p.entitlements.clone()).unwrap_or_default(),
     };
-    let claims = RefreshClaims { user: user_id, session: session_id, generation: answer.generation };
+    let claims = RefreshClaims {
+        user: user_id,
+        session: session_id,
+        generation: answer.generation,
+    };
     let position = answer.position();
     let body = TokenSet {
         user_id,
@@ -278,4 +283,3 @@ fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
     };
     written(StatusCode::OK, position, &body)
 }
-

@@ -28,7 +28,11 @@ use crate::error::Problem;
 /// The user, if there is one who was not erased.
 fn existing(app: &App, id: UserId) -> Result<user::User, Problem> {
     let user = app.node.views.user(app.tenant(), id)?;
-    if user.exists() { Ok(user) } else { Err(user::Rejection::NotFound.into()) }
+    if user.exists() {
+        Ok(user)
+    } else {
+        Err(user::Rejection::NotFound.into())
+    }
 }
 
 /// The partition of a user.
@@ -51,7 +55,11 @@ impl NoticeInput {
         check.name(format!("{prefix}notice.id"), &self.id);
         check.text(format!("{prefix}notice.version"), &self.version);
         check.locale(format!("{prefix}notice.language"), &self.language);
-        NoticeRef { id: self.id, version: self.version, language: self.language }
+        NoticeRef {
+            id: self.id,
+            version: self.version,
+            language: self.language,
+        }
     }
 }
 
@@ -112,26 +120,23 @@ impl Choice {
 
 /// Who did something.
 #[derive(Serialize, utoipa::ToSchema)]
-#[serde(tag = "type", content = "id", rename_all = "snake_case")]
 #[schema(as = Actor)]
-pub enum ActorBody {
-    /// A visitor who was not signed in.
-    Visitor,
-    /// The user of this id.
-    User(#[schema(value_type = Uuid)] Uuid),
-    /// A system, by the API key of this id.
-    ApiKey(#[schema(value_type = Uuid)] Uuid),
-    /// Gatelog itself, or its operator.
-    System,
+pub struct ActorBody {
+    /// `visitor` (not signed in), `user`, `api_key`, or `system` (Gatelog itself, or its operator).
+    pub r#type: &'static str,
+    /// Of the user or the API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
 }
 
 impl From<&Actor> for ActorBody {
     fn from(actor: &Actor) -> Self {
-        match actor {
-            Actor::Visitor => Self::Visitor,
-            Actor::User(id) => Self::User(id.0),
-            Actor::ApiKey(id) => Self::ApiKey(id.0),
-            Actor::System => Self::System,
-        }
+        let (r#type, id) = match actor {
+            Actor::Visitor => ("visitor", None),
+            Actor::User(id) => ("user", Some(id.0)),
+            Actor::ApiKey(id) => ("api_key", Some(id.0)),
+            Actor::System => ("system", None),
+        };
+        Self { r#type, id }
     }
 }

@@ -12,11 +12,11 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::existing;
+use crate::auth::Password;
 use crate::auth::api_keys::Scope;
 use crate::auth::policy::{self, Context};
 use crate::auth::pool::Verified;
 use crate::auth::throttle::Key;
-use crate::auth::Password;
 use crate::error::{Kind, Problem};
 use crate::http::app::App;
 use crate::http::ask::Ask;
@@ -51,7 +51,10 @@ impl Given {
             Some(typed) if !verified.ok => {
                 let verified = verify(app, typed, stored).await?;
                 // What was hashed as typed is to be hashed as normalised.
-                Ok(Verified { needs_rehash: verified.ok, ..verified })
+                Ok(Verified {
+                    needs_rehash: verified.ok,
+                    ..verified
+                })
             }
             _ => Ok(verified),
         }
@@ -63,7 +66,10 @@ async fn verify(app: &App, password: &Password, stored: Option<&str>) -> Result<
         Some(stored) => Ok(app.node.passwords.verify(password.clone(), stored).await?),
         None => {
             app.node.passwords.verify_dummy(password.clone()).await?;
-            Ok(Verified { ok: false, needs_rehash: false })
+            Ok(Verified {
+                ok: false,
+                needs_rehash: false,
+            })
         }
     }
 }
@@ -97,8 +103,15 @@ pub async fn put(
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersWrite, id)?;
     let user = existing(&app, id)?;
-    let digest = user.email.as_ref().map(|e| app.node.directory.digest(app.tenant(), e));
-    let password = app.node.config.password_policy.check(value.password.expose(), &context(&user))?;
+    let digest = user
+        .email
+        .as_ref()
+        .map(|e| app.node.directory.digest(app.tenant(), e));
+    let password = app
+        .node
+        .config
+        .password_policy
+        .check(value.password.expose(), &context(&user))?;
     let reason = if caller.is_user() {
         let current = value.current_password.as_ref().ok_or_else(|| {
             Problem::invalid(vec![]).field("current_password", "It is required to change one's own password.")
@@ -109,8 +122,13 @@ pub async fn put(
         PasswordReason::Reset
     };
     let hash = app.node.passwords.hash(password).await?;
-    let command = user::Command::SetPassword { hash: hash.as_str().to_owned(), reason };
-    let outcome = ask.submit(&app, &caller, Subject::User(id), Command::User(command), &raw).await?;
+    let command = user::Command::SetPassword {
+        hash: hash.as_str().to_owned(),
+        reason,
+    };
+    let outcome = ask
+        .submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
+        .await?;
     if let Some(digest) = digest {
         app.node.account_limits.succeeded(Key::Identifier(digest.0));
     }
@@ -140,7 +158,11 @@ async fn prove(
     };
     let key = Key::Identifier(digest.0);
     app.node.account_limits.admit(key, clock::now())?;
-    let row = app.node.views.login(app.tenant(), digest)?.filter(|row| row.user == id);
+    let row = app
+        .node
+        .views
+        .login(app.tenant(), digest)?
+        .filter(|row| row.user == id);
     match given.verify(app, row.as_ref()).await {
         Ok(verified) if verified.ok => Ok(()),
         Ok(_) => Err(wrong()),

@@ -8,7 +8,6 @@ use gatelog_events::domain::plan::{ChangePlan, Intent};
 use gatelog_events::domain::user;
 use gatelog_events::ids::{Position, UserId};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::auth::api_keys::Scope;
 use crate::error::Problem;
@@ -78,7 +77,10 @@ pub async fn put(
     }
     let effective_at = value.effective_at.map(|t| t.parse());
     if let Some(Err(_)) = &effective_at {
-        check.wrong("effective_at", "It must be a date and time (RFC 3339), such as 2026-11-24T10:15:00Z.");
+        check.wrong(
+            "effective_at",
+            "It must be a date and time (RFC 3339), such as 2026-11-24T10:15:00Z.",
+        );
     }
     check.done()?;
     let wish = ChangePlan {
@@ -92,7 +94,17 @@ pub async fn put(
         reason: value.reason,
     };
     let command = Command::User(user::Command::ChangePlan(wish));
-    let outcome = ask.submit(&app, &caller, Subject::User(id), command, &raw).await?;
+    let outcome = ask
+        .submit(&app, &caller, Subject::User(id), command, &raw)
+        .await?;
     let position = outcome.answer.position();
-    written(StatusCode::OK, position, &PlanSet { user_id: id, plan: value.plan, position })
+    written(
+        StatusCode::OK,
+        position,
+        &PlanSet {
+            user_id: id,
+            plan: value.plan,
+            position,
+        },
+    )
 }

@@ -16,7 +16,6 @@ use gatelog_events::ids::{Stream, UserId};
 use gatelog_events::seal::SubjectKey;
 use gatelog_projections::subject_keys::NewKey;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{Choice, LawfulBasisInput, NoticeInput, partition_of};
 use crate::auth::api_keys::Scope;
@@ -106,7 +105,10 @@ pub async fn register(
         app.node.network_limits.check(ask.network(), now)?;
         app.registrations.admit(ask.network(), now)?;
     }
-    let Checked { mut register, password } = check(&app, &ask, value, visitor)?;
+    let Checked {
+        mut register,
+        password,
+    } = check(&app, &ask, value, visitor)?;
     let email = register.email.clone();
     let shard = app.node.directory.shard(app.tenant(), &email);
     let user = UserId::new(clock::now(), shard, random()?);
@@ -120,7 +122,13 @@ pub async fn register(
     register.password_hash = Some(hash.as_str().to_owned());
     let command = user::Command::Register(register);
     store_key(&app, user).await?;
-    let request = ask.request(&app, caller.as_ref(), Subject::User(user), Command::User(command), &raw);
+    let request = ask.request(
+        &app,
+        caller.as_ref(),
+        Subject::User(user),
+        Command::User(command),
+        &raw,
+    );
     let outcome = app.node.writer.submit(request).await;
     if !is_of(&outcome, user) {
         destroy_key(&app, user).await;
@@ -152,7 +160,10 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
     let mut consents = Vec::with_capacity(body.consents.len());
     for (i, c) in body.consents.into_iter().enumerate() {
         if !purposes.insert(c.purpose.clone()) {
-            check.wrong(format!("consents[{i}].purpose"), "It occurs twice. Make one choice for each purpose.");
+            check.wrong(
+                format!("consents[{i}].purpose"),
+                "It occurs twice. Make one choice for each purpose.",
+            );
         }
         let choice = Choice {
             purpose: c.purpose,
@@ -162,7 +173,12 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
             lawful_basis: c.lawful_basis,
             note: c.note,
         };
-        consents.push(choice.check(&mut check, &format!("consents[{i}]."), Method::RegistrationForm, ask));
+        consents.push(choice.check(
+            &mut check,
+            &format!("consents[{i}]."),
+            Method::RegistrationForm,
+            ask,
+        ));
     }
     check.done()?;
     let Some(email) = email else {
@@ -175,7 +191,11 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
         given_name: word(ProfileField::GivenName),
         family_name: word(ProfileField::FamilyName),
     };
-    let password = app.node.config.password_policy.check(body.password.expose(), &context)?;
+    let password = app
+        .node
+        .config
+        .password_policy
+        .check(body.password.expose(), &context)?;
     let register = Register {
         origin: if visitor { Origin::SelfService } else { Origin::Api },
         email,
@@ -194,7 +214,10 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
 /// Whether the plan and the consents are acceptable, by the settings as they are now.
 fn decide_ahead(app: &App, register: &Register) -> Result<(), Problem> {
     let settings = app.node.views.settings(app.tenant())?;
-    let context = domain::Context { now: clock::now(), settings: &settings };
+    let context = domain::Context {
+        now: clock::now(),
+        settings: &settings,
+    };
     let command = user::Command::Register(register.clone());
     user::decide(&user::User::default(), true, command, &context)?;
     Ok(())

@@ -6,7 +6,6 @@ use gatelog_events::commit::Subject;
 use gatelog_events::domain::user;
 use gatelog_events::ids::UserId;
 use serde::Deserialize;
-use uuid::Uuid;
 
 use crate::auth::api_keys::Scope;
 use crate::error::Problem;
@@ -32,7 +31,10 @@ pub async fn grant(
     UserAnd(id, role): UserAnd,
     ask: Ask,
 ) -> Result<Response, Problem> {
-    change(&app, &caller, &ask, id, role, |role| user::Command::GrantRole { role }).await
+    change(&app, &caller, &ask, id, role, |role| user::Command::GrantRole {
+        role,
+    })
+    .await
 }
 
 /// Takes a role from a user.
@@ -48,7 +50,10 @@ pub async fn revoke(
     UserAnd(id, role): UserAnd,
     ask: Ask,
 ) -> Result<Response, Problem> {
-    change(&app, &caller, &ask, id, role, |role| user::Command::RevokeRole { role }).await
+    change(&app, &caller, &ask, id, role, |role| user::Command::RevokeRole {
+        role,
+    })
+    .await
 }
 
 async fn change(
@@ -106,5 +111,8 @@ pub async fn put_status(
         NewStatus::Active => user::Command::Enable { reason },
         NewStatus::Disabled => user::Command::Disable { reason },
     });
-    done(&ask.submit(&app, &caller, Subject::User(id), command, &raw).await?)
+    done(
+        &ask.submit(&app, &caller, Subject::User(id), command, &raw)
+            .await?,
+    )
 }

@@ -8,7 +8,6 @@ use gatelog_events::domain::session::{self, EndReason, Session};
 use gatelog_events::ids::{SessionId, UserId};
 use gatelog_projections::{sessions, users};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::existing;
 use crate::auth::api_keys::Scope;
@@ -72,7 +71,10 @@ pub async fn list(
     min: MinPosition,
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersRead, id)?;
-    let list = List { route: ROUTE, owner: id.as_bytes() };
+    let list = List {
+        route: ROUTE,
+        owner: id.as_bytes(),
+    };
     let (limit, after) = (page.limit()?, page.after(&app, list)?);
     min.reached(&app, &[users::NAME, sessions::NAME]).await?;
     let user = existing(&app, id)?;
@@ -136,7 +138,14 @@ pub async fn end(
     let (user, reason) = match (&caller, whose.user_id) {
         (Caller::User { user, session }, None) => {
             let own = session.to_string() == id;
-            (*user, if own { EndReason::LoggedOut } else { EndReason::Revoked })
+            (
+                *user,
+                if own {
+                    EndReason::LoggedOut
+                } else {
+                    EndReason::Revoked
+                },
+            )
         }
         (Caller::User { .. }, Some(_)) => return Err(wrong_query("It is not taken with an access token.")),
         (_, given) => {
@@ -146,7 +155,9 @@ pub async fn end(
     };
     let session_id = session_id(&id)?;
     let command = session::Command::End { session_id, reason };
-    let outcome = ask.submit(&app, &caller, Subject::User(user), Command::Session(command), &[]).await?;
+    let outcome = ask
+        .submit(&app, &caller, Subject::User(user), Command::Session(command), &[])
+        .await?;
     done(&outcome)
 }
 

@@ -112,8 +112,18 @@ pub async fn plans(State(app): State<App>, _caller: Caller, min: MinPosition) ->
     min.reached(&app, &[settings::NAME]).await?;
     let settings = app.node.views.settings(app.tenant())?;
     let plans = settings.plans.iter();
-    let plans = plans.map(|(name, p)| (name.as_str(), PlanBody { rank: p.rank, entitlements: &p.entitlements }));
-    ok(&Plans { plans: plans.collect() })
+    let plans = plans.map(|(name, p)| {
+        (
+            name.as_str(),
+            PlanBody {
+                rank: p.rank,
+                entitlements: &p.entitlements,
+            },
+        )
+    });
+    ok(&Plans {
+        plans: plans.collect(),
+    })
 }
 
 /// Defines a plan, or redefines it.
@@ -140,7 +150,11 @@ pub async fn put_plan(
         check.wrong("entitlements", "There may be at most 100.");
     }
     check.done()?;
-    let plan = PlanDefined { name, rank: value.rank, entitlements: value.entitlements };
+    let plan = PlanDefined {
+        name,
+        rank: value.rank,
+        entitlements: value.entitlements,
+    };
     submit(&app, &caller, &ask, tenant::Command::DefinePlan(plan), &raw).await
 }
 
@@ -150,12 +164,18 @@ pub async fn put_plan(
     responses((status = 200, description = "All purposes", body = Purposes)),
     security(("access_token" = []), ("api_key" = []))
 )]
-pub async fn purposes(State(app): State<App>, _caller: Caller, min: MinPosition) -> Result<Response, Problem> {
+pub async fn purposes(
+    State(app): State<App>,
+    _caller: Caller,
+    min: MinPosition,
+) -> Result<Response, Problem> {
     min.reached(&app, &[settings::NAME]).await?;
     let settings = app.node.views.settings(app.tenant())?;
     let purposes = settings.purposes.iter();
     let purposes = purposes.map(|(name, description)| (name.as_str(), PurposeBody { description }));
-    ok(&Purposes { purposes: purposes.collect() })
+    ok(&Purposes {
+        purposes: purposes.collect(),
+    })
 }
 
 /// Defines a purpose, or redefines it.
@@ -177,7 +197,10 @@ pub async fn put_purpose(
     check.name("purpose", &name);
     check.text("description", &value.description);
     check.done()?;
-    let purpose = PurposeDefined { name, description: value.description };
+    let purpose = PurposeDefined {
+        name,
+        description: value.description,
+    };
     submit(&app, &caller, &ask, tenant::Command::DefinePurpose(purpose), &raw).await
 }
 
@@ -200,7 +223,9 @@ pub async fn notices(State(app): State<App>, _caller: Caller, min: MinPosition) 
         });
         (id.as_str(), versions.collect())
     });
-    ok(&Notices { notices: notices.collect() })
+    ok(&Notices {
+        notices: notices.collect(),
+    })
 }
 
 /// Publishes a version of a notice in one language.
@@ -223,10 +248,16 @@ pub async fn put_notice(
     check.text("version", &value.version);
     check.locale("language", &value.language);
     if value.url.as_ref().is_some_and(|url| !is_web_address(url)) {
-        check.wrong("url", "It must begin with https:// or http:// and have no spaces.");
+        check.wrong(
+            "url",
+            "It must begin with https:// or http:// and have no spaces.",
+        );
     }
     if value.text.as_ref().is_some_and(|text| !is_notice_text(text)) {
-        check.wrong("text", "It must have 1 to 20,000 characters, and no control characters but line breaks and tabs.");
+        check.wrong(
+            "text",
+            "It must have 1 to 20,000 characters, and no control characters but line breaks and tabs.",
+        );
     }
     check.done()?;
     let notice = NoticePublished {
@@ -247,7 +278,9 @@ fn is_notice_text(text: &str) -> bool {
 }
 
 fn is_web_address(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
     rest.is_some_and(|rest| !rest.is_empty())
         && url.len() <= MAX_URL
         && !url.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -260,5 +293,8 @@ async fn submit(
     command: tenant::Command,
     raw: &[u8],
 ) -> Result<Response, Problem> {
-    done(&ask.submit(app, caller, Subject::Tenant, Command::Tenant(command), raw).await?)
+    done(
+        &ask.submit(app, caller, Subject::Tenant, Command::Tenant(command), raw)
+            .await?,
+    )
 }

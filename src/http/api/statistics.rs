@@ -72,10 +72,16 @@ pub async fn get(
     min.reached(&app, &[statistics::NAME]).await?;
     // Reads all counters up to the last day, so it must not hold up other requests.
     let reader = app.clone();
-    let days = tokio::task::spawn_blocking(move || reader.node.views.statistics(reader.tenant(), from, to)).await??;
+    let days = tokio::task::spawn_blocking(move || reader.node.views.statistics(reader.tenant(), from, to))
+        .await??;
     let days = days
         .into_iter()
-        .filter_map(|(day, counters)| Some(Day { date: date(day)?, counters }))
+        .filter_map(|(day, counters)| {
+            Some(Day {
+                date: date(day)?,
+                counters,
+            })
+        })
         .collect();
     let (Some(from), Some(to)) = (date(from), date(to)) else {
         return Err(wrong("to", "It must be a day, such as 2026-11-24."));
@@ -125,7 +131,10 @@ mod tests {
     use super::*;
 
     fn ask(from: Option<&str>, to: Option<&str>) -> Option<(i32, i32)> {
-        let range = Range { from: from.map(Into::into), to: to.map(Into::into) };
+        let range = Range {
+            from: from.map(Into::into),
+            to: to.map(Into::into),
+        };
         days(&range, 20_000).ok()
     }
 

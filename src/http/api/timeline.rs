@@ -9,7 +9,6 @@ use gatelog_events::ids::{EventId, Position};
 use gatelog_projections::timeline::Entry;
 use gatelog_projections::{timeline, users};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::{ActorBody, existing};
 use crate::auth::api_keys::Scope;
@@ -79,11 +78,17 @@ pub async fn list(
     min: MinPosition,
 ) -> Result<Response, Problem> {
     caller.may(Scope::TimelineRead, id)?;
-    let list = List { route: ROUTE, owner: id.as_bytes() };
+    let list = List {
+        route: ROUTE,
+        owner: id.as_bytes(),
+    };
     let (limit, after) = (page.limit()?, page.after(&app, list)?);
     min.reached(&app, &[users::NAME, timeline::NAME]).await?;
     existing(&app, id)?;
-    let mut rows = app.node.views.timeline(app.tenant(), id, after.as_deref(), limit + 1)?;
+    let mut rows = app
+        .node
+        .views
+        .timeline(app.tenant(), id, after.as_deref(), limit + 1)?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more);

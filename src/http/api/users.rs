@@ -15,7 +15,6 @@ use gatelog_events::email::Email;
 use gatelog_events::ids::UserId;
 use gatelog_projections::{logins, sessions, users};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::existing;
 use crate::auth::api_keys::Scope;
@@ -72,7 +71,9 @@ impl<'a> UserBody<'a> {
         last_login_at: Option<Timestamp>,
     ) -> Self {
         let plan = user.plan.as_ref();
-        let entitlements = plan.and_then(|p| settings.plans.get(&p.name)).map(|p| &p.entitlements);
+        let entitlements = plan
+            .and_then(|p| settings.plans.get(&p.name))
+            .map(|p| &p.entitlements);
         Self {
             user_id,
             email: user.email.as_ref().map(Email::typed),
@@ -176,7 +177,8 @@ pub async fn find(
         Problem::new(Kind::InvalidQuery, "Correct the parameter named in `errors`.")
             .field("email", email_error(e))
     })?;
-    min.reached(&app, &[logins::NAME, users::NAME, sessions::NAME]).await?;
+    min.reached(&app, &[logins::NAME, users::NAME, sessions::NAME])
+        .await?;
     let views = &app.node.views;
     let digest = app.node.directory.digest(app.tenant(), &email);
     let Some(row) = views.login(app.tenant(), digest)? else {
@@ -189,7 +191,9 @@ pub async fn find(
     }
     let settings = views.settings(app.tenant())?;
     let activity = views.activity(app.tenant(), row.user)?;
-    ok(&Found { users: vec![UserBody::new(row.user, &user, &settings, activity.last_login_at)] })
+    ok(&Found {
+        users: vec![UserBody::new(row.user, &user, &settings, activity.last_login_at)],
+    })
 }
 
 /// Changes of a profile (RFC 7396): a value replaces, null removes, what is absent stays.
@@ -247,7 +251,10 @@ pub async fn patch_profile(
     let changes = check.profile_patch("", Entries(fields));
     check.done()?;
     let command = user::Command::ChangeProfile { locale, changes };
-    done(&ask.submit(&app, &caller, Subject::User(id), Command::User(command), &raw).await?)
+    done(
+        &ask.submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
+            .await?,
+    )
 }
 
 /// A new address.
@@ -306,14 +313,20 @@ async fn change_email(
     }
     let subject = Subject::User(id);
     if !user.has_email(&email) {
-        ask.submit(app, caller, subject, Command::Claim(email.clone()), raw).await?;
+        ask.submit(app, caller, subject, Command::Claim(email.clone()), raw)
+            .await?;
     }
     let command = Command::User(user::Command::ChangeEmail { email });
     let mut request = ask.request(app, Some(caller), subject, command, raw);
     if let Some(idempotency) = &mut request.idempotency {
         idempotency.commit_id = next_commit_id(app, idempotency.commit_id);
     }
-    let outcome = app.node.writer.submit(request).await.map_err(|e: WriteError| Problem::from(e))?;
+    let outcome = app
+        .node
+        .writer
+        .submit(request)
+        .await
+        .map_err(|e: WriteError| Problem::from(e))?;
     done(&outcome)
 }
 
@@ -332,7 +345,10 @@ pub async fn erase(
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersErase, id)?;
     let command = user::Command::Erase { reason: None };
-    done(&ask.submit(&app, &caller, Subject::User(id), Command::User(command), &[]).await?)
+    done(
+        &ask.submit(&app, &caller, Subject::User(id), Command::User(command), &[])
+            .await?,
+    )
 }
 
 #[cfg(test)]
@@ -350,7 +366,11 @@ mod tests {
             granted: true,
             since,
             channel: "email".into(),
-            notice: NoticeRef { id: "n".into(), version: "1".into(), language: "de".into() },
+            notice: NoticeRef {
+                id: "n".into(),
+                version: "1".into(),
+                language: "de".into(),
+            },
             lawful_basis: LawfulBasis::Consent,
             method: Method::SelfService,
         };
@@ -358,13 +378,22 @@ mod tests {
             version: 3,
             created_at: since,
             email: Some(Email::parse("Ada@Example.com").unwrap()),
-            plan: Some(PlanState { name: "pro".into(), since }),
+            plan: Some(PlanState {
+                name: "pro".into(),
+                since,
+            }),
             consents: [("newsletter".to_owned(), consent)].into(),
             ..User::default()
         };
         let mut settings = Settings::default();
-        settings.plans.insert("pro".into(), Plan { rank: 1, entitlements: ["export".to_owned()].into() });
-        let id = UserId(Uuid::from_u128(7));
+        settings.plans.insert(
+            "pro".into(),
+            Plan {
+                rank: 1,
+                entitlements: ["export".to_owned()].into(),
+            },
+        );
+        let id = UserId(uuid::Uuid::from_u128(7));
         let shown = serde_json::to_value(UserBody::new(id, &user, &settings, None)).unwrap();
         let time = "2026-11-18T11:06:40.000Z";
         let expected = json!({
