@@ -419,8 +419,8 @@ impl From<PoolError> for Problem {
     fn from(e: PoolError) -> Self {
         match e {
             PoolError::Overloaded { retry_after } => overloaded(retry_after),
-            PoolError::Closed => overloaded(Duration::from_secs(1)),
-            PoolError::Stored(_)
+            PoolError::Closed
+            | PoolError::Stored(_)
             | PoolError::InvalidParams
             | PoolError::Threads
             | PoolError::NoRandomness(_) => Problem::internal(&e),

@@ -93,7 +93,7 @@ fn table() -> Vec<(Problem, u16, &'static str)> {
             503,
             "overloaded",
         ),
-        (PoolError::Closed.into(), 503, "overloaded"),
+        (PoolError::Closed.into(), 500, "internal"),
         (PoolError::InvalidParams.into(), 500, "internal"),
         (PoolError::Threads.into(), 500, "internal"),
         (PoolError::NoRandomness(NoRandomness).into(), 500, "internal"),
