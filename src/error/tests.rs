@@ -1,6 +1,18 @@
 use super::*;
+use crate::auth::NoRandomness;
+use crate::auth::policy::PolicyViolation;
+use crate::auth::pool::PoolError;
+use crate::auth::throttle::RetryAfter;
+use crate::auth::tokens::TokenError;
+use crate::writer::WriteError;
+use crate::writer::rebuild::RebuildError;
 use gatelog_events::clock::Timestamp;
+use gatelog_events::domain::{Rejection, consent, plan, session, tenant, user};
 use gatelog_events::ids::{Partition, Stream};
+use gatelog_events::log::LogError;
+use gatelog_events::seal::KeySourceError;
+use gatelog_projections::applied::Behind;
+use gatelog_projections::store::StoreError;
 
 fn text() -> String {
     "s3cret".to_owned()

@@ -122,10 +122,10 @@ fn bearer(value: &str) -> Option<&str> {
 }
 
 fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
-    if let Some(presented) = Presented::parse(token) {
-        if let Some(caller) = by_api_key(app, &presented)? {
-            return Ok(caller);
-        }
+    if let Some(presented) = Presented::parse(token)
+        && let Some(caller) = by_api_key(app, &presented)?
+    {
+        return Ok(caller);
     }
     if is_bootstrap(app, token) {
         return Ok(Caller::Bootstrap);
