@@ -2,6 +2,8 @@
 
 pub mod auth;
 pub mod config;
+pub mod error;
+pub mod http;
 pub mod node;
 pub mod views;
 pub mod writer;

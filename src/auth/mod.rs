@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads the log or a view; time and identities are handed in.
 
+pub mod api_keys;
 mod blocklist;
 pub mod imported;
 pub mod keys;

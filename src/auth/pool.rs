@@ -299,7 +299,8 @@ impl Shared {
         lower_priority(niceness);
         let mut memory = vec![argon2::Block::default(); self.params.block_count()];
         self.measure(&mut memory);
-        while let Some(job) = self.queue.pop(WIPE_AFTER, || memory.zeroize()) {
+        // Block by block: wiping a `Vec` as such would also empty it.
+        while let Some(job) = self.queue.pop(WIPE_AFTER, || memory.iter_mut().zeroize()) {
             if job.is_abandoned() {
                 continue;
             }

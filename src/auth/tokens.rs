@@ -183,6 +183,11 @@ impl Tokens {
         Ok(claims)
     }
 
+    /// The keys that verify these tokens, as a JWK set (RFC 7517).
+    pub fn jwks(&self) -> serde_json::Value {
+        self.keys.jwks()
+    }
+
     fn check(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), TokenError> {
         let latest_start = now.plus(LEEWAY).seconds();
         if claims.iss != self.config.issuer || claims.aud != self.config.audience {

@@ -159,3 +159,13 @@ fn invalid_parameters_are_refused() {
         assert!(matches!(HashPool::start(config), Err(PoolError::InvalidParams)));
     }
 }
+
+/// A thread that had nothing to do wipes its memory, and must still have it afterwards.
+#[tokio::test]
+async fn works_on_after_a_pause() {
+    let pool = pool(1, CHEAP);
+    tokio::time::sleep(WIPE_AFTER * 3).await;
+    let hash = pool.hash(password("pw")).await.unwrap();
+    tokio::time::sleep(WIPE_AFTER * 3).await;
+    assert!(pool.verify(password("pw"), hash.as_str()).await.unwrap().ok);
+}

@@ -1,0 +1,285 @@
+//! `POST /v1/logins` and `POST /v1/sessions/refresh`: both give tokens.
+
+use std::collections::BTreeSet;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use gatelog_events::clock;
+use gatelog_events::commit::Subject;
+use gatelog_events::directory::Digest;
+use gatelog_events::domain::session::{self, FailureReason, LoginMethod};
+use gatelog_events::domain::user::{PasswordReason, Status};
+use gatelog_events::domain::{Actor, Rejection, user};
+use gatelog_events::email::Email;
+use gatelog_events::ids::{Position, SessionId, UserId};
+use gatelog_projections::logins::LoginRow;
+use serde::{Deserialize, Serialize};
+
+use super::passwords;
+use crate::auth::random;
+use crate::auth::refresh::RefreshClaims;
+use crate::auth::throttle::Key;
+use crate::auth::tokens::Grant;
+use crate::error::{Kind, Problem, invalid_credentials};
+use crate::http::app::App;
+use crate::http::ask::Ask;
+use crate::http::body::{Json, SecretText};
+use crate::http::check::Check;
+use crate::http::reply::written;
+use crate::writer::{Command, Outcome, WriteError};
+
+/// The client that tokens are issued to, until clients of their own are registered.
+const CLIENT_ID: &str = "gatelog";
+
+/// Who wants to come in.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The e-mail address.
+    #[schema(example = "ada@example.com")]
+    pub identifier: String,
+    #[schema(value_type = String, format = Password)]
+    pub password: SecretText,
+}
+
+/// A refresh token, to be exchanged.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Refresh {
+    #[schema(value_type = String)]
+    pub refresh_token: SecretText,
+}
+
+/// What gives access.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct TokenSet {
+    #[schema(value_type = Uuid)]
+    pub user_id: UserId,
+    #[schema(value_type = Uuid)]
+    pub session_id: SessionId,
+    /// JWT (RFC 9068); its keys are at /.well-known/jwks.json.
+    pub access_token: String,
+    #[schema(example = "Bearer")]
+    pub token_type: &'static str,
+    /// Lifetime of the access token in seconds.
+    pub expires_in: u64,
+    /// To be exchanged once, at POST /v1/sessions/refresh.
+    pub refresh_token: String,
+    #[schema(value_type = String, example = "activity:3:1024")]
+    pub position: Position,
+}
+
+/// Logs a user in by password.
+///
+/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time.
+#[utoipa::path(
+    post, path = "/v1/logins", tag = "sessions", request_body = Login,
+    responses((status = 200, description = "A new session", body = TokenSet)),
+    security(())
+)]
+pub async fn login(
+    State(app): State<App>,
+    ask: Ask,
+    Json { value, raw }: Json<Login>,
+) -> Result<Response, Problem> {
+    let mut check = Check::new();
+    let email = check.email("identifier", &value.identifier);
+    check.done()?;
+    let Some(email) = email else {
+        return Err(invalid_credentials());
+    };
+    let given = passwords::Given::new(&value.password)?;
+
+    let digest = app.node.directory.digest(app.tenant(), &email);
+    admit(&app, &ask, digest)?;
+    let row = app.node.views.login(app.tenant(), digest)?;
+    if let Some(row) = &row {
+        refuse_locked(&app, row.user, digest)?;
+    }
+    let verified = match given.verify(&app, row.as_ref()).await {
+        Ok(verified) => verified,
+        Err(e) => {
+            // Neither a failure nor a success.
+            app.node
+                .account_limits
+                .forgive(Key::Identifier(digest.0), clock::now());
+            return Err(e);
+        }
+    };
+    match row {
+        Some(row) if verified.ok && row.status == Status::Active => {
+            let outcome = succeed(&app, &ask, &row, &raw).await?;
+            app.node.account_limits.succeeded(Key::Identifier(digest.0));
+            if verified.needs_rehash {
+                rehash(app.clone(), ask, given, row, digest);
+            }
+            tokens(&app, &outcome)
+        }
+        row => Err(fail(&app, &ask, row.as_ref(), verified.ok, &email).await),
+    }
+}
+
+fn admit(app: &App, ask: &Ask, digest: Digest) -> Result<(), Problem> {
+    let now = clock::now();
+    app.node.network_limits.check(ask.network(), now)?;
+    Ok(app.node.account_limits.admit(Key::Identifier(digest.0), now)?)
+}
+
+/// The lock that the log keeps; it outlives a restart, unlike the throttle in memory.
+fn refuse_locked(app: &App, user: UserId, digest: Digest) -> Result<(), Problem> {
+    let now = clock::now();
+    let activity = app.node.views.activity(app.tenant(), user)?;
+    match activity.locked_until {
+        Some(until) if now < until => {
+            app.node.account_limits.forgive(Key::Identifier(digest.0), now);
+            Err(session::Rejection::Locked(until).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn succeed(app: &App, ask: &Ask, row: &LoginRow, raw: &[u8]) -> Result<Outcome, Problem> {
+    let command = session::Command::Login {
+        session_id: SessionId::new(clock::now(), row.user.shard(), random()?),
+        method: LoginMethod::Password,
+        client: ask.client(),
+        credential_version: row.credential_version,
+    };
+    let request = ask.request(app, None, Subject::User(row.user), Command::Session(command), raw);
+    Ok(app.node.writer.submit(request).await?)
+}
+
+/// Records the failure, and answers it the same way whatever its reason.
+async fn fail(app: &App, ask: &Ask, row: Option<&LoginRow>, right: bool, email: &Email) -> Problem {
+    app.node.network_limits.failed(ask.network(), clock::now());
+    let (subject, reason) = match row {
+        None => (Subject::Nobody, FailureReason::UnknownIdentifier),
+        Some(row) if row.password_hash.is_none() => (Subject::User(row.user), FailureReason::NoPassword),
+        Some(row) if right => (Subject::User(row.user), FailureReason::Disabled),
+        Some(row) => (Subject::User(row.user), FailureReason::WrongPassword),
+    };
+    let command = session::Command::FailLogin {
+        reason,
+        method: LoginMethod::Password,
+        client: ask.client(),
+    };
+    let mut request = ask.request(app, None, subject, Command::Session(command), &[]);
+    // A retry is another guess, and counts as one.
+    request.idempotency = None;
+    if row.is_none() {
+        let shard = app.node.directory.shard(app.tenant(), email);
+        request.partition = Some(shard.partition(app.node.log.partitions()));
+    }
+    match app.node.writer.submit(request).await {
+        // The account vanished meanwhile: for the caller that is an unknown identifier.
+        Ok(_) | Err(WriteError::Rejected(_)) => invalid_credentials(),
+        Err(e) => e.into(),
+    }
+}
+
+/// Replaces a hash of another family or older parameters, after the answer. If it fails, the next login tries again.
+fn rehash(app: App, ask: Ask, given: passwords::Given, row: LoginRow, digest: Digest) {
+    tokio::spawn(async move {
+        if let Err(problem) = try_rehash(&app, &ask, given, row, digest).await {
+            tracing::info!(kind = problem.kind().uri(), "a password was not rehashed");
+        }
+    });
+}
+
+async fn try_rehash(
+    app: &App,
+    ask: &Ask,
+    given: passwords::Given,
+    row: LoginRow,
+    digest: Digest,
+) -> Result<(), Problem> {
+    let hash = app.node.passwords.hash(given.normal).await?;
+    // A password that was changed meanwhile must not come back.
+    let now = app.node.views.login(app.tenant(), digest)?;
+    if now.is_none_or(|now| now.user != row.user || now.password_hash != row.password_hash) {
+        return Ok(());
+    }
+    let command = user::Command::SetPassword {
+        hash: hash.as_str().to_owned(),
+        reason: PasswordReason::Rehashed,
+    };
+    let mut request = ask.request(app, None, Subject::User(row.user), Command::User(command), &[]);
+    request.idempotency = None;
+    request.actor = Actor::System;
+    app.node.writer.submit(request).await?;
+    Ok(())
+}
+
+/// Exchanges a refresh token for a new pair.
+///
+/// A token that was exchanged before ends its session, for somebody else may have it. A retry with the same
+/// Idempotency-Key gets the same tokens again.
+#[utoipa::path(
+    post, path = "/v1/sessions/refresh", tag = "sessions", request_body = Refresh,
+    responses((status = 200, description = "New tokens of the same session", body = TokenSet)),
+    security(())
+)]
+pub async fn refresh(
+    State(app): State<App>,
+    ask: Ask,
+    Json { value, raw }: Json<Refresh>,
+) -> Result<Response, Problem> {
+    let claims = app
+        .node
+        .refresh_tokens
+        .parse_and_check(app.tenant(), value.refresh_token.expose())
+        .ok_or_else(ended)?;
+    let command = session::Command::Refresh {
+        session_id: claims.session,
+        generation: claims.generation,
+    };
+    let subject = Subject::User(claims.user);
+    let request = ask.request(&app, None, subject, Command::Session(command), &raw);
+    let outcome = match app.node.writer.submit(request).await {
+        Ok(outcome) => outcome,
+        Err(WriteError::Rejected(Rejection::Session(_) | Rejection::User(_))) => return Err(ended()),
+        Err(e) => return Err(e.into()),
+    };
+    tokens(&app, &outcome)
+}
+
+fn ended() -> Problem {
+    Problem::new(Kind::SessionEnded, "Log in again.")
+}
+
+/// The tokens of the session that an outcome started or went on with. One that ended it has none to give.
+fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
+    let answer = &outcome.answer;
+    let (Some(user_id), Some(session_id)) = (answer.user, answer.session) else {
+        return Err(ended());
+    };
+    let user = app.node.views.user(app.tenant(), user_id)?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let plan = user.plan.as_ref().and_then(|p| settings.plans.get(&p.name));
+    let grant = Grant {
+        user: user_id,
+        session: session_id,
+        tenant: app.tenant().clone(),
+        client_id: CLIENT_ID.to_owned(),
+        scope: BTreeSet::new(),
+        roles: user.roles,
+        entitlements: plan.map(|p| p.entitlements.clone()).unwrap_or_default(),
+    };
+    let claims = RefreshClaims {
+        user: user_id,
+        session: session_id,
+        generation: answer.generation,
+    };
+    let position = answer.position();
+    let body = TokenSet {
+        user_id,
+        session_id,
+        access_token: app.node.tokens.issue(&grant, clock::now())?,
+        token_type: "Bearer",
+        expires_in: app.node.config.access_token_lifetime.as_secs(),
+        refresh_token: app.node.refresh_tokens.issue(app.tenant(), claims),
+        position,
+    };
+    written(StatusCode::OK, position, &body)
+}

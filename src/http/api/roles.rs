@@ -1,0 +1,118 @@
+//! `/v1/users/{id}/roles/{role}` and `PUT /v1/users/{id}/status`: what others decide about a user.
+
+use axum::extract::State;
+use axum::response::Response;
+use gatelog_events::commit::Subject;
+use gatelog_events::domain::user;
+use gatelog_events::ids::UserId;
+use serde::Deserialize;
+
+use crate::auth::api_keys::Scope;
+use crate::error::Problem;
+use crate::http::app::App;
+use crate::http::ask::Ask;
+use crate::http::body::Json;
+use crate::http::caller::Caller;
+use crate::http::check::Check;
+use crate::http::params::{UserAnd, UserParam};
+use crate::http::reply::{Done, done};
+use crate::writer::Command;
+
+/// Gives a user a role.
+#[utoipa::path(
+    put, path = "/v1/users/{id}/roles/{role}", tag = "users",
+    params(("id" = Uuid, Path), ("role" = String, Path)),
+    responses((status = 200, description = "The user has the role", body = Done)),
+    security(("api_key" = ["users:write"]))
+)]
+pub async fn grant(
+    State(app): State<App>,
+    caller: Caller,
+    UserAnd(id, role): UserAnd,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    change(&app, &caller, &ask, id, role, |role| user::Command::GrantRole {
+        role,
+    })
+    .await
+}
+
+/// Takes a role from a user.
+#[utoipa::path(
+    delete, path = "/v1/users/{id}/roles/{role}", tag = "users",
+    params(("id" = Uuid, Path), ("role" = String, Path)),
+    responses((status = 200, description = "The user has not the role", body = Done)),
+    security(("api_key" = ["users:write"]))
+)]
+pub async fn revoke(
+    State(app): State<App>,
+    caller: Caller,
+    UserAnd(id, role): UserAnd,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    change(&app, &caller, &ask, id, role, |role| user::Command::RevokeRole {
+        role,
+    })
+    .await
+}
+
+async fn change(
+    app: &App,
+    caller: &Caller,
+    ask: &Ask,
+    id: UserId,
+    role: String,
+    command: impl FnOnce(String) -> user::Command,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::UsersWrite)?;
+    let mut check = Check::new();
+    check.name("role", &role);
+    check.done()?;
+    let command = Command::User(command(role));
+    done(&ask.submit(app, caller, Subject::User(id), command, &[]).await?)
+}
+
+/// Whether a user may sign in.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusInput {
+    pub status: NewStatus,
+    pub reason: Option<String>,
+}
+
+/// See [`StatusInput`].
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NewStatus {
+    Active,
+    Disabled,
+}
+
+/// Disables a user, which ends all access at once, or enables them again.
+#[utoipa::path(
+    put, path = "/v1/users/{id}/status", tag = "users", params(("id" = Uuid, Path)),
+    request_body = StatusInput,
+    responses((status = 200, description = "The user has the status", body = Done)),
+    security(("api_key" = ["users:write"]))
+)]
+pub async fn put_status(
+    State(app): State<App>,
+    caller: Caller,
+    UserParam(id): UserParam,
+    ask: Ask,
+    Json { value, raw }: Json<StatusInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::UsersWrite)?;
+    let mut check = Check::new();
+    check.optional_text("reason", value.reason.as_ref());
+    check.done()?;
+    let reason = value.reason;
+    let command = Command::User(match value.status {
+        NewStatus::Active => user::Command::Enable { reason },
+        NewStatus::Disabled => user::Command::Disable { reason },
+    });
+    done(
+        &ask.submit(&app, &caller, Subject::User(id), command, &raw)
+            .await?,
+    )
+}

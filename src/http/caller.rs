@@ -1,0 +1,239 @@
+//! Who calls, and what they may do.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use gatelog_events::clock;
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::domain::{Actor, user};
+use gatelog_events::ids::{ApiKeyId, SessionId, UserId};
+use subtle::ConstantTimeEq;
+
+use super::app::App;
+use crate::auth::api_keys::{Presented, Scope};
+use crate::error::{Kind, Problem, invalid_token};
+
+/// Who calls.
+#[derive(Clone)]
+pub enum Caller {
+    /// The operator, by the key for first set-up.
+    Bootstrap,
+    /// A system.
+    ApiKey { id: ApiKeyId, settings: Arc<Settings> },
+    /// A user who is signed in.
+    User { user: UserId, session: SessionId },
+}
+
+impl Caller {
+    /// Who the log says did it.
+    pub fn actor(&self) -> Actor {
+        match self {
+            Caller::Bootstrap => Actor::System,
+            Caller::ApiKey { id, .. } => Actor::ApiKey(*id),
+            Caller::User { user, .. } => Actor::User(*user),
+        }
+    }
+
+    /// Whether an API key has a scope. Users have none.
+    pub fn has(&self, scope: Scope) -> bool {
+        match self {
+            Caller::Bootstrap => true,
+            Caller::ApiKey { id, settings } => settings.api_keys.get(id).is_some_and(|key| {
+                key.scopes.contains(scope.name()) || key.scopes.contains(Scope::All.name())
+            }),
+            Caller::User { .. } => false,
+        }
+    }
+
+    /// Only for API keys that have the scope.
+    pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
+        match self {
+            Caller::User { .. } => Err(Problem::new(
+                Kind::NotPermitted,
+                "This needs an API key; a user's access token gives access to the user's own data only.",
+            )),
+            _ if self.has(scope) => Ok(()),
+            _ => Err(Problem::missing_scope(scope.name())),
+        }
+    }
+
+    /// For the user themselves, and for API keys that have the scope. Somebody else's id is answered like an unknown one.
+    pub fn may(&self, scope: Scope, on: UserId) -> Result<(), Problem> {
+        match self {
+            Caller::User { user, .. } if *user == on => Ok(()),
+            Caller::User { .. } => Err(user::Rejection::NotFound.into()),
+            _ => self.needs(scope),
+        }
+    }
+
+    /// Whether it is the user's own token.
+    pub fn is_user(&self) -> bool {
+        matches!(self, Caller::User { .. })
+    }
+
+    /// A name that no other caller has, for idempotency keys.
+    pub(super) fn identity(&self) -> (&'static str, [u8; 16]) {
+        match self {
+            Caller::Bootstrap => ("bootstrap", [0; 16]),
+            Caller::ApiKey { id, .. } => ("api-key", *id.as_bytes()),
+            Caller::User { user, .. } => ("user", *user.as_bytes()),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = <Caller as OptionalFromRequestParts<App>>::from_request_parts(parts, app).await?;
+        caller.ok_or_else(|| {
+            Problem::new(
+                Kind::MissingToken,
+                "Send `Authorization: Bearer` with an access token (POST /v1/logins gives one) or an API key.",
+            )
+        })
+    }
+}
+
+impl OptionalFromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Option<Self>, Problem> {
+        let mut values = parts.headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        let token = value.to_str().ok().and_then(bearer).ok_or_else(invalid_token)?;
+        if values.next().is_some() {
+            return Err(invalid_token());
+        }
+        identify(app, token).map(Some)
+    }
+}
+
+/// The token of `Bearer <token>`; the scheme's case does not matter (RFC 9110, section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
+    if let Some(presented) = Presented::parse(token)
+        && let Some(caller) = by_api_key(app, &presented)?
+    {
+        return Ok(caller);
+    }
+    if is_bootstrap(app, token) {
+        return Ok(Caller::Bootstrap);
+    }
+    by_access_token(app, token)
+}
+
+fn by_api_key(app: &App, presented: &Presented) -> Result<Option<Caller>, Problem> {
+    let settings = app.node.views.settings(app.tenant())?;
+    let known = settings
+        .api_keys
+        .get(&presented.id)
+        .is_some_and(|key| presented.matches(&key.secret_sha256) && key.revoked_at.is_none());
+    Ok(known.then_some(Caller::ApiKey {
+        id: presented.id,
+        settings,
+    }))
+}
+
+/// Compares hashes, so that neither content nor length of the key shows in the time it takes.
+fn is_bootstrap(app: &App, token: &str) -> bool {
+    app.bootstrap.as_ref().is_some_and(|expected| {
+        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+        expected.as_ref().ct_eq(hash.as_ref()).into()
+    })
+}
+
+fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
+    let now = clock::now();
+    let claims = app.node.tokens.verify(token, now)?;
+    if claims.tenant != *app.tenant() {
+        return Err(invalid_token());
+    }
+    let user = app.node.views.user(app.tenant(), claims.sub)?;
+    if !user.may_sign_in() {
+        return Err(invalid_token());
+    }
+    // A session that is not known here (any more) does not make its token worthless; one that has ended does.
+    let session = app.node.views.session(app.tenant(), claims.sub, claims.sid)?;
+    let policy = &app.node.config.session;
+    if session.is_some_and(|s| !s.is_live(user.credential_version, policy, now)) {
+        return Err(invalid_token());
+    }
+    Ok(Caller::User {
+        user: claims.sub,
+        session: claims.sid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc", Some("abc")),
+            ("BEARER a.b.c", Some("a.b.c")),
+            ("Basic abc", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("abc", None),
+        ] {
+            assert_eq!(bearer(value), token, "{value}");
+        }
+    }
+
+    #[test]
+    fn api_keys_may_what_their_scopes_say() {
+        let id = ApiKeyId(uuid::Uuid::from_u128(1));
+        let caller = |scopes: &[&str]| {
+            let mut settings = Settings::default();
+            let key = gatelog_events::domain::tenant::ApiKey {
+                name: "k".into(),
+                scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
+                secret_sha256: String::new(),
+                created_at: gatelog_events::clock::Timestamp::EPOCH,
+                revoked_at: None,
+            };
+            settings.api_keys.insert(id, key);
+            Caller::ApiKey {
+                id,
+                settings: Arc::new(settings),
+            }
+        };
+        let user = UserId(uuid::Uuid::from_u128(2));
+        assert!(caller(&["users:read"]).may(Scope::UsersRead, user).is_ok());
+        assert!(caller(&["*"]).may(Scope::UsersErase, user).is_ok());
+        let refused = caller(&["users:read"]).may(Scope::UsersWrite, user).unwrap_err();
+        assert_eq!(refused.kind(), Kind::MissingScope);
+    }
+
+    #[test]
+    fn users_reach_their_own_data_only() {
+        let (own, other) = (UserId(uuid::Uuid::from_u128(1)), UserId(uuid::Uuid::from_u128(2)));
+        let caller = Caller::User {
+            user: own,
+            session: SessionId(uuid::Uuid::from_u128(3)),
+        };
+        assert!(caller.may(Scope::UsersRead, own).is_ok());
+        assert_eq!(
+            caller.may(Scope::UsersRead, other).unwrap_err().kind(),
+            Kind::UserNotFound
+        );
+        assert_eq!(
+            caller.needs(Scope::PlansWrite).unwrap_err().kind(),
+            Kind::NotPermitted
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! What surrounds every request: an id, a time limit, a net under panics, security headers, and its measurement.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use gatelog_events::clock;
+use metrics::histogram;
+use uuid::Uuid;
+
+use crate::auth::random;
+use crate::error::{Kind, Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// No request takes longer, its body included.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// The id of a request: the caller's, if that is a UUID, or a random one. It is the correlation id of what is written.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId(pub Uuid);
+
+/// The middleware.
+pub async fn envelope(mut request: Request, next: Next) -> Response {
+    let begun = clock::monotonic();
+    let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id));
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let mut response = match tokio::time::timeout(TIME_LIMIT, answer).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Problem::internal(&"a handler panicked").into_response(),
+        Err(_) => timed_out().into_response(),
+    };
+
+    let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let docs = path.starts_with("/docs");
+    add_headers(response.headers_mut(), id, docs);
+    histogram!(
+        "gatelog_http_request_duration_seconds",
+        "method" => method,
+        "route" => path.to_owned(),
+        "status" => status_label(response.status().as_u16()),
+    )
+    .record(begun.elapsed());
+    response
+}
+
+fn timed_out() -> Problem {
+    Problem::new(
+        Kind::Timeout,
+        "What was asked may have been done: send the same request, with its Idempotency-Key, again.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+fn request_id(headers: &HeaderMap) -> Uuid {
+    let given = headers
+        .get(REQUEST_ID)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| Uuid::try_parse(v).ok());
+    given.unwrap_or_else(|| {
+        let bytes = random::<16>().unwrap_or_default();
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    })
+}
+
+fn add_headers(headers: &mut HeaderMap, id: Uuid, docs: bool) {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    if let Ok(id) = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(content_policy(docs)),
+    );
+    if !docs {
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+    }
+}
+
+/// The page under /docs has its scripts and styles here; no other answer is a page.
+fn content_policy(docs: bool) -> &'static str {
+    if docs {
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    }
+}
+
+/// A closed set, so that callers cannot make series.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn status_label(status: u16) -> &'static str {
+    macro_rules! labels {
+        ($($status:literal)+) => {
+            match status { $($status => stringify!($status),)+ _ => "other" }
+        };
+    }
+    labels!(200 201 204 303 304 307 308 400 401 403 404 405 409 412 413 415 422 429 500 503)
+}

@@ -1,0 +1,99 @@
+//! Numbers for Prometheus. No label holds anything of a person.
+
+use std::sync::OnceLock;
+
+use gatelog_events::log::LogError;
+use metrics::gauge;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use super::lag;
+use crate::node::Node;
+
+/// Upper bounds in seconds: a point read takes some 100 µs, a login one hash, a full queue two seconds.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
+];
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// The process's recorder, installed at the first call.
+pub fn recorder() -> &'static PrometheusHandle {
+    RECORDER.get_or_init(|| {
+        let builder = PrometheusBuilder::new();
+        let recorder = builder
+            .set_buckets(BUCKETS)
+            .unwrap_or_else(|_| PrometheusBuilder::new())
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
+        }
+        describe();
+        handle
+    })
+}
+
+fn describe() {
+    use metrics::{Unit, describe_gauge, describe_histogram};
+    describe_histogram!(
+        "gatelog_http_request_duration_seconds",
+        Unit::Seconds,
+        "Requests by method, route and status, and how long they took."
+    );
+    describe_gauge!(
+        "gatelog_projection_lag_records",
+        "Records in the log that a read model has not folded yet."
+    );
+    describe_gauge!(
+        "gatelog_projection_stopped",
+        "Partitions in which a read model stands still."
+    );
+    describe_gauge!(
+        "gatelog_writer_queue_commands",
+        "Commands that wait for the writer."
+    );
+    describe_gauge!(
+        "gatelog_writer_queue_limit_commands",
+        "Commands that may wait for the writer."
+    );
+    describe_gauge!(
+        "gatelog_password_queue_jobs",
+        "Passwords that wait to be hashed or verified."
+    );
+    describe_gauge!(
+        "gatelog_password_queue_limit_jobs",
+        "Passwords that may wait at present."
+    );
+    describe_gauge!(
+        "gatelog_password_in_flight_jobs",
+        "Passwords being hashed or verified."
+    );
+    describe_gauge!(
+        "gatelog_password_cost_seconds",
+        "Moving average of what one password costs a thread."
+    );
+    describe_gauge!(
+        "gatelog_throttled_keys",
+        "Accounts and networks whose failures are remembered."
+    );
+}
+
+/// Sets the gauges that are measured when they are asked for.
+pub async fn refresh(node: &Node) -> Result<(), LogError> {
+    for lag in lag::measure(node).await? {
+        gauge!("gatelog_projection_lag_records", "projection" => lag.projection).set(lag.records as f64);
+        gauge!("gatelog_projection_stopped", "projection" => lag.projection).set(lag.stopped.len() as f64);
+    }
+    let limit = node.config.queue;
+    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.writer.room()) as f64);
+    gauge!("gatelog_writer_queue_limit_commands").set(limit as f64);
+    let pool = &node.passwords;
+    gauge!("gatelog_password_queue_jobs").set(pool.queued() as f64);
+    gauge!("gatelog_password_queue_limit_jobs").set(pool.queue_limit() as f64);
+    gauge!("gatelog_password_in_flight_jobs").set(pool.in_flight() as f64);
+    gauge!("gatelog_password_cost_seconds").set(pool.mean_cost().as_secs_f64());
+    gauge!("gatelog_throttled_keys", "of" => "accounts").set(node.account_limits.len() as f64);
+    gauge!("gatelog_throttled_keys", "of" => "networks").set(node.network_limits.len() as f64);
+    Ok(())
+}

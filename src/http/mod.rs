@@ -1,0 +1,130 @@
+//! The HTTP API: routes, and how they are served.
+//!
+//! Reads go through [`crate::views`], writes through [`crate::writer`]; nothing here touches the log or the read models'
+//! store otherwise. Every error becomes a problem document in [`crate::error`].
+
+pub mod api;
+mod app;
+mod ask;
+mod body;
+mod caller;
+mod check;
+mod cursor;
+mod envelope;
+mod lag;
+pub mod metrics;
+pub mod openapi;
+mod operations;
+mod params;
+mod peer;
+mod reply;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use axum::{Router, middleware};
+use tokio::net::TcpListener;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use self::app::App;
+use crate::error::{Kind, Problem};
+use crate::node::Node;
+
+/// How often samples of histograms are folded together, so that they do not pile up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// All routes that the document describes, with the document.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(api::registrations::register))
+        .routes(routes!(api::logins::login))
+        .routes(routes!(api::logins::refresh))
+        .routes(routes!(api::sessions::end))
+        .routes(routes!(api::sessions::list))
+        .routes(routes!(api::users::find))
+        .routes(routes!(api::users::get, api::users::erase))
+        .routes(routes!(api::users::patch_profile))
+        .routes(routes!(api::users::put_email))
+        .routes(routes!(api::passwords::put))
+        .routes(routes!(api::consents::list))
+        .routes(routes!(api::consents::put))
+        .routes(routes!(api::plans::put))
+        .routes(routes!(api::roles::grant, api::roles::revoke))
+        .routes(routes!(api::roles::put_status))
+        .routes(routes!(api::timeline::list))
+        .routes(routes!(api::statistics::get))
+        .routes(routes!(api::settings::plans))
+        .routes(routes!(api::settings::put_plan))
+        .routes(routes!(api::settings::purposes))
+        .routes(routes!(api::settings::put_purpose))
+        .routes(routes!(api::settings::notices))
+        .routes(routes!(api::settings::put_notice))
+        .routes(routes!(api::api_keys::create, api::api_keys::list))
+        .routes(routes!(api::api_keys::revoke))
+        .routes(routes!(api::projections::list))
+        .routes(routes!(api::projections::rebuild))
+        .routes(routes!(operations::healthz))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(operations::metrics))
+        .routes(routes!(operations::jwks))
+        .routes(routes!(operations::openapi))
+}
+
+/// The whole of what a node answers.
+pub fn router(node: Arc<Node>) -> Router {
+    metrics::recorder();
+    let (routes, document) = routes().split_for_parts();
+    let app = App::new(node, openapi::render(document).into());
+    let docs = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json"));
+    routes
+        .merge(docs)
+        .route("/", get(operations::index))
+        .fallback(async || not_found())
+        .method_not_allowed_fallback(async || method_not_allowed())
+        .layer(middleware::from_fn(envelope::envelope))
+        .with_state(app)
+}
+
+fn not_found() -> Problem {
+    Problem::new(Kind::RouteNotFound, "Check the path; /docs lists all there are.")
+}
+
+fn method_not_allowed() -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        "Use a method that the Allow header names; /docs describes them.",
+    )
+}
+
+/// Serves until `shutdown`, then answers what has begun and ends.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let upkeep = tokio::spawn(async {
+        let mut tick = tokio::time::interval(UPKEEP);
+        loop {
+            tick.tick().await;
+            metrics::recorder().run_upkeep();
+        }
+    });
+    let listener = listener.tap_io(|stream| {
+        // Answers are small and written at once; without this some would wait for an acknowledgement.
+        if let Err(e) = stream.set_nodelay(true) {
+            tracing::debug!(%e, "TCP_NODELAY was not set");
+        }
+    });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service)
+        .with_graceful_shutdown(shutdown)
+        .await;
+    upkeep.abort();
+    served
+}

@@ -1,0 +1,109 @@
+//! What operators and machines ask: is it alive, is it ready, what are its numbers, its keys, its description.
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Serialize;
+
+use super::api::projections::ProjectionBody;
+use super::app::App;
+use super::lag;
+use super::reply::json;
+use crate::error::Problem;
+
+/// How long others may keep the key set. A new key is published before it signs for at least as long.
+const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+/// Whether the process is alive.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Health {
+    #[schema(example = "ok")]
+    pub status: &'static str,
+}
+
+/// Whether the node can be given requests.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Readiness {
+    pub ready: bool,
+    /// The lag from which on a read model makes the node not ready, in records.
+    pub max_lag: u64,
+    pub projections: Vec<ProjectionBody>,
+}
+
+/// The process is alive.
+#[utoipa::path(
+    get, path = "/healthz", tag = "operations", security(()),
+    responses((status = 200, description = "It is", body = Health))
+)]
+pub async fn healthz() -> Result<Response, Problem> {
+    json(StatusCode::OK, &Health { status: "ok" })
+}
+
+/// The node can be given requests: every read model is near the log's end, and none stands still.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", security(()),
+    responses(
+        (status = 200, description = "It can", body = Readiness),
+        (status = 503, description = "Not yet, or not any more", body = Readiness),
+    )
+)]
+pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
+    let lags = lag::measure(&app.node).await?;
+    let max_lag = app.node.config.max_lag;
+    // Before anything is served there is nothing to be behind.
+    let ready = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let projections = lags.into_iter().map(Into::into).collect();
+    json(
+        status,
+        &Readiness {
+            ready,
+            max_lag,
+            projections,
+        },
+    )
+}
+
+/// Numbers for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", security(()),
+    responses((status = 200, description = "In the Prometheus text format", content_type = "text/plain", body = String))
+)]
+pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    super::metrics::refresh(&app.node).await?;
+    let mut response = super::metrics::recorder().render().into_response();
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    Ok(response)
+}
+
+/// The keys that verify access tokens (RFC 7517).
+#[utoipa::path(
+    get, path = "/.well-known/jwks.json", tag = "operations", security(()),
+    responses((status = 200, description = "A JWK set", body = Object))
+)]
+pub async fn jwks(State(app): State<App>) -> Result<Response, Problem> {
+    let mut response = json(StatusCode::OK, &app.node.tokens.jwks())?;
+    response.headers_mut().insert(CACHE_CONTROL, JWKS_MAX_AGE);
+    Ok(response)
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "operations", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub async fn openapi(State(app): State<App>) -> Response {
+    let json = HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, json)], app.document.clone()).into_response()
+}
+
+/// The front door leads to the documentation.
+pub async fn index() -> Redirect {
+    Redirect::temporary("/docs/")
+}

@@ -1,0 +1,59 @@
+//! Answers: JSON, and the position of what was written.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use gatelog_events::ids::{Position, UserId};
+use serde::Serialize;
+
+use crate::error::Problem;
+use crate::writer::Outcome;
+
+const POSITION: HeaderName = HeaderName::from_static("gatelog-position");
+
+/// An answer in JSON.
+pub fn json<T: Serialize + ?Sized>(status: StatusCode, body: &T) -> Result<Response, Problem> {
+    let mut bytes = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut bytes, body)?;
+    let mut response = (status, bytes).into_response();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// The answer to a read.
+pub fn ok<T: Serialize + ?Sized>(body: &T) -> Result<Response, Problem> {
+    json(StatusCode::OK, body)
+}
+
+/// The answer to a write, with its position as a header too.
+pub fn written<T: Serialize>(status: StatusCode, position: Position, body: &T) -> Result<Response, Problem> {
+    let mut response = json(status, body)?;
+    if let Ok(value) = HeaderValue::try_from(position.to_string()) {
+        response.headers_mut().insert(POSITION, value);
+    }
+    Ok(response)
+}
+
+/// What was written, for whom and where.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Done {
+    /// The user it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    pub user_id: Option<UserId>,
+    /// Where it stands in the log; a read with `Gatelog-Min-Position` sees at least this.
+    #[schema(value_type = String, example = "identity:3:1024")]
+    pub position: Position,
+}
+
+/// The plain answer to a write.
+pub fn done(outcome: &Outcome) -> Result<Response, Problem> {
+    let position = outcome.answer.position();
+    let body = Done {
+        user_id: outcome.answer.user,
+        position,
+    };
+    written(StatusCode::OK, position, &body)
+}

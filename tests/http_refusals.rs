@@ -1,0 +1,307 @@
+//! The HTTP API of a whole node: what is refused, and how.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::server::{BOOTSTRAP, PASSWORD, Server, notice};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_do_what_they_may() {
+    let server = Server::start().await;
+    let ada = server.register("ada@example.com").await;
+    let bob = server.register("bob@example.com").await;
+    let token = server
+        .login("ada@example.com", PASSWORD)
+        .await
+        .expect(200)
+        .text("access_token")
+        .to_owned();
+    let foreign = server
+        .get(&format!("/v1/users/{bob}"))
+        .auth(&token)
+        .send()
+        .await
+        .problem(404, "user-not-found");
+    let unknown = "0193e0a1-7c5a-8000-8000-00000000002a";
+    let unknown = server
+        .get(&format!("/v1/users/{unknown}"))
+        .auth(&token)
+        .send()
+        .await
+        .problem(404, "user-not-found");
+    assert_eq!(foreign.body, unknown.body);
+    server
+        .get("/v1/users/not-an-id")
+        .auth(&token)
+        .send()
+        .await
+        .problem(404, "user-not-found");
+    server
+        .get(&format!("/v1/users/{ada}"))
+        .send()
+        .await
+        .problem(401, "missing-token");
+    server
+        .get(&format!("/v1/users/{ada}"))
+        .auth("glk_x")
+        .send()
+        .await
+        .problem(401, "invalid-token");
+    let forged = format!("{}x", token);
+    server
+        .get(&format!("/v1/users/{ada}"))
+        .auth(&forged)
+        .send()
+        .await
+        .problem(401, "invalid-token");
+    server
+        .put(&format!("/v1/users/{ada}/plan"))
+        .auth(&token)
+        .json(&json!({"plan": "pro"}))
+        .send()
+        .await
+        .problem(403, "not-permitted");
+
+    let create = |by: &str, scopes: Value| {
+        server
+            .post("/v1/api-keys")
+            .auth(by)
+            .json(&json!({"name": "k", "scopes": scopes}))
+    };
+    let key = create(BOOTSTRAP, json!(["users:read", "api-keys:write"]))
+        .with("idempotency-key", "k1")
+        .send()
+        .await
+        .expect(201);
+    let again = create(BOOTSTRAP, json!(["users:read", "api-keys:write"]))
+        .with("idempotency-key", "k1")
+        .send()
+        .await
+        .expect(201);
+    assert_eq!(key.body, again.body);
+    create(BOOTSTRAP, json!(["*"]))
+        .with("idempotency-key", "k1")
+        .send()
+        .await
+        .problem(422, "idempotency-key-reused");
+    let secret = key.text("api_key");
+    server
+        .get(&format!("/v1/users/{bob}"))
+        .auth(secret)
+        .send()
+        .await
+        .expect(200);
+    server
+        .delete(&format!("/v1/users/{bob}"))
+        .auth(secret)
+        .send()
+        .await
+        .problem(403, "missing-scope");
+    create(secret, json!(["users:write"]))
+        .send()
+        .await
+        .problem(403, "scope-not-held");
+    create(secret, json!(["*"]))
+        .send()
+        .await
+        .problem(403, "scope-not-held");
+    create(secret, json!(["nonsense"]))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    create(secret, json!(["users:read"])).send().await.expect(201);
+    server
+        .delete(&format!("/v1/api-keys/{}", key.text("key_id")))
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    server
+        .get(&format!("/v1/users/{bob}"))
+        .auth(secret)
+        .send()
+        .await
+        .problem(401, "invalid-token");
+    let listed = server.get("/v1/api-keys").admin().send().await.expect(200);
+    assert!(!listed.body.to_string().contains("sha256"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_a_problem_and_writes_nothing() {
+    let server = Server::start().await;
+    let ends = async || {
+        let mut ends = Vec::new();
+        for stream in gatelog_events::ids::Stream::ALL {
+            for p in 0..server.started.node.log.partitions() {
+                ends.push(
+                    server
+                        .started
+                        .node
+                        .log
+                        .end(stream, gatelog_events::ids::Partition(p))
+                        .await
+                        .unwrap(),
+                );
+            }
+        }
+        ends
+    };
+    let id = server.register("ada@example.com").await;
+    let before = ends().await;
+    let register = |body: &str| server.post("/v1/registrations").raw(body.to_owned());
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"email": "new@example.com", "password": PASSWORD});
+        body[field] = value;
+        body.to_string()
+    };
+    register("{\"email\":")
+        .send()
+        .await
+        .problem(400, "malformed-json");
+    register(r#"{"email":"\ud800"}"#)
+        .send()
+        .await
+        .problem(400, "malformed-json");
+    register(&with("roles", json!(["admin"])))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    register(&with("email", json!(7)))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    for email in [
+        "nobody",
+        "a@b@c.test",
+        "a\u{0}@example.com",
+        "ada\u{202e}@example.com",
+    ] {
+        register(&with("email", json!(email)))
+            .send()
+            .await
+            .problem(422, "invalid-input");
+    }
+    for name in ["a\u{0}b", "evil\u{202e}", &"x".repeat(10_000)] {
+        register(&with("profile", json!({"given_name": name})))
+            .send()
+            .await
+            .problem(422, "invalid-input");
+    }
+    register(&with("profile", json!({"given_name": "x".repeat(1 << 20)})))
+        .send()
+        .await
+        .problem(413, "body-too-large");
+    register(&" ".repeat(8 << 20))
+        .send()
+        .await
+        .problem(413, "body-too-large");
+    register(&with("password", json!("x7 k".repeat(2500))))
+        .send()
+        .await
+        .problem(422, "password-not-accepted");
+    register(&with("password", json!("short")))
+        .send()
+        .await
+        .problem(422, "password-not-accepted");
+    register(&with("password", json!("new@example.com1")))
+        .send()
+        .await
+        .problem(422, "password-not-accepted");
+    register(&with("plan", json!("platinum")))
+        .send()
+        .await
+        .problem(422, "unknown-plan");
+    register(&with("locale", json!("german!")))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    let consent = json!([{"purpose": "newsletter", "channel": "email", "granted": true}]);
+    let refused = register(&with("consents", consent))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    assert_eq!(refused.body["errors"][0]["field"], "consents[0].notice");
+    let consent = json!([{"purpose": "nonsense", "channel": "email", "granted": true, "notice": notice()}]);
+    register(&with("consents", consent))
+        .send()
+        .await
+        .problem(422, "unknown-purpose");
+    let mut plain = server.post("/v1/registrations");
+    plain.0 = plain.0.body("email=a");
+    plain.send().await.problem(415, "unsupported-media-type");
+    register(&with("email", json!("x@example.com")))
+        .with("idempotency-key", "a b")
+        .send()
+        .await
+        .problem(400, "invalid-header");
+    server
+        .get("/v1/nothing")
+        .send()
+        .await
+        .problem(404, "route-not-found");
+    let refused = server
+        .put("/v1/registrations")
+        .send()
+        .await
+        .problem(405, "method-not-allowed");
+    assert!(refused.headers.contains_key("allow"));
+    let of = |rest: &str| server.get(&format!("/v1/users/{id}{rest}")).admin();
+    of("/timeline?after=AAAA")
+        .send()
+        .await
+        .problem(400, "invalid-cursor");
+    of("/timeline?limit=0").send().await.problem(400, "invalid-query");
+    of("/timeline?colour=red")
+        .send()
+        .await
+        .problem(400, "invalid-query");
+    of("")
+        .with("gatelog-min-position", "nowhere")
+        .send()
+        .await
+        .problem(400, "invalid-header");
+    let far = of("")
+        .with("gatelog-min-position", "identity:0:99999999")
+        .send()
+        .await
+        .problem(412, "position-not-reached");
+    assert!(far.body["projection"].is_string() && far.body["next_offset"].is_u64());
+    server
+        .get("/v1/statistics?from=yesterday")
+        .admin()
+        .send()
+        .await
+        .problem(400, "invalid-query");
+    server
+        .get("/v1/users?email=nobody")
+        .admin()
+        .send()
+        .await
+        .problem(400, "invalid-query");
+    assert_eq!(before, ends().await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_is_slowed_down_alike_for_known_and_unknown() {
+    let server = Server::start().await;
+    server.register("ada@example.com").await;
+    let mut answers = Vec::new();
+    for email in ["ada@example.com", "nobody@example.com"] {
+        let mut statuses = Vec::new();
+        let mut bodies = Vec::new();
+        for _ in 0..6 {
+            let answer = server.login(email, "a wrong password it is").await;
+            let mut names: Vec<_> = answer.headers.keys().map(|n| n.as_str().to_owned()).collect();
+            names.sort();
+            statuses.push(answer.status.as_u16());
+            bodies.push((answer.body, names));
+        }
+        assert_eq!(statuses, [401, 401, 401, 401, 401, 429]);
+        answers.push(bodies);
+    }
+    assert_eq!(answers[0], answers[1]);
+    server.stop().await;
+}
