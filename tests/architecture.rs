@@ -332,3 +332,27 @@ fn this_test_sees_what_it_should() {
         ["a.rs:3: Utc::now()"]
     );
 }
+
+/// ARCHITECTURE.md's walkthroughs name files and functions; each must exist, so that the page stays true.
+#[test]
+fn walkthroughs_name_functions_that_exist() {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let walkthroughs = page.split("## Walkthroughs").nth(1).expect("the page has walkthroughs");
+    assert_eq!(walkthroughs.matches("\n### ").count(), 5, "five walkthroughs");
+    let mut file = String::new();
+    let mut checked = 0;
+    let mut wrong = Vec::new();
+    // Every second piece between back quotes is quoted: a file, or a function of the file named last.
+    for quoted in walkthroughs.split('`').skip(1).step_by(2) {
+        if quoted.ends_with(".rs") {
+            file = std::fs::read_to_string(root().join(quoted)).unwrap_or_else(|e| panic!("{quoted}: {e}"));
+        } else if quoted.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && !file.is_empty() {
+            checked += 1;
+            if !file.contains(&format!("fn {quoted}(")) && !file.contains(&format!("fn {quoted}<")) {
+                wrong.push(quoted.to_owned());
+            }
+        }
+    }
+    assert!(checked > 40, "only {checked} functions are named");
+    assert_eq!(wrong, Vec::<String>::new(), "no such function in the file named before it");
+}
