@@ -1,5 +1,6 @@
 //! What several test files share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod process;
 pub mod server;
 pub mod world;

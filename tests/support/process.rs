@@ -1,0 +1,103 @@
+//! The real binary, as its users run it.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use reqwest::Client;
+use serde_json::{Value, json};
+
+pub const BOOTSTRAP: &str = "bootstrap-key-of-the-tests";
+
+/// `gatelog` with arguments. Argon2 is cheap here: what a hash costs is not what is tested.
+pub fn gatelog(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatelog"));
+    command
+        .args(args)
+        .env("GATELOG_BOOTSTRAP_API_KEY", BOOTSTRAP)
+        .env("GATELOG_ARGON2_MEMORY", "1024")
+        .env_remove("GATELOG_FAILPOINT");
+    command
+}
+
+/// A `gatelog serve` on a port of its own.
+pub struct Process {
+    child: Child,
+    pub url: String,
+    pub client: Client,
+}
+
+impl Process {
+    /// Starts and waits until it is ready; `None` if it ended before.
+    pub async fn start(dir: &Path, failpoint: Option<&str>) -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
+        let dir = dir.to_str().unwrap();
+        let mut command = gatelog(&["serve", "--listen", &listen, "--data-dir", dir]);
+        if let Some(failpoint) = failpoint {
+            command.env("GATELOG_FAILPOINT", failpoint);
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = Self {
+            child: command.spawn().unwrap(),
+            url: format!("http://{listen}"),
+            client: Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
+        };
+        for _ in 0..3000 {
+            if process.child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            let ready = process.client.get(format!("{}/readyz", process.url)).send().await;
+            if ready.is_ok_and(|r| r.status() == 200) {
+                return Some(process);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not ready in 30 s");
+    }
+
+    /// A call with the bootstrap key; `None` if the process was gone before it answered.
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Option<(u16, Value)> {
+        let url = format!("{}{path}", self.url);
+        let mut call = self
+            .client
+            .request(method.parse().unwrap(), url)
+            .bearer_auth(BOOTSTRAP);
+        if let Some(body) = body {
+            call = call.json(&body);
+        }
+        let response = call.send().await.ok()?;
+        let status = response.status().as_u16();
+        let text = response.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal("-TERM");
+        self.child.wait().unwrap()
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A body for PUT …/consents/newsletter.
+pub fn consent(granted: bool) -> Value {
+    json!({"granted": granted, "channel": "email", "notice": {"id": "privacy", "version": "1", "language": "en"}})
+}
