@@ -337,7 +337,10 @@ fn this_test_sees_what_it_should() {
 #[test]
 fn walkthroughs_name_functions_that_exist() {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let walkthroughs = page.split("## Walkthroughs").nth(1).expect("the page has walkthroughs");
+    let walkthroughs = page
+        .split("## Walkthroughs")
+        .nth(1)
+        .expect("the page has walkthroughs");
     assert_eq!(walkthroughs.matches("\n### ").count(), 5, "five walkthroughs");
     let mut file = String::new();
     let mut checked = 0;
@@ -354,5 +357,9 @@ fn walkthroughs_name_functions_that_exist() {
         }
     }
     assert!(checked > 40, "only {checked} functions are named");
-    assert_eq!(wrong, Vec::<String>::new(), "no such function in the file named before it");
+    assert_eq!(
+        wrong,
+        Vec::<String>::new(),
+        "no such function in the file named before it"
+    );
 }

@@ -46,7 +46,12 @@ async fn nothing_acknowledged_is_lost_wherever_the_process_ends() {
         }
     }
     // What happens once per start cannot happen a fourth time.
-    let once = ["log.before_clean", "log.after_clean", "log.tail_cut", "log.clean_removed"];
+    let once = [
+        "log.before_clean",
+        "log.after_clean",
+        "log.tail_cut",
+        "log.clean_removed",
+    ];
     cases.retain(|c| !(c.ends_with(":4") && once.iter().any(|o| c.starts_with(o))));
     for some in cases.chunks(3) {
         let mut tasks = tokio::task::JoinSet::new();
@@ -76,8 +81,14 @@ async fn crash_and_check(case: String) {
     load(&process, &mut known, "c").await;
     check(&process, &known, &case).await;
     assert!(process.stop().success(), "{case}");
-    let verify = gatelog(&["verify", "--data-dir", dir.path().to_str().unwrap()]).output().unwrap();
-    assert!(verify.status.success(), "{case}: {}", String::from_utf8_lossy(&verify.stdout));
+    let verify = gatelog(&["verify", "--data-dir", dir.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(
+        verify.status.success(),
+        "{case}: {}",
+        String::from_utf8_lossy(&verify.stdout)
+    );
 }
 
 /// A directory that has a history: a clean end for most, a torn group where one is to be cut off.
@@ -99,7 +110,13 @@ async fn load(process: &Process, known: &mut BTreeMap<String, Known>, round: &st
         match process.call("POST", "/v1/registrations", Some(body)).await {
             Some((201, answer)) => {
                 let id = answer["user_id"].as_str().unwrap().to_owned();
-                known.insert(email.clone(), Known { id, ..Known::default() });
+                known.insert(
+                    email.clone(),
+                    Known {
+                        id,
+                        ..Known::default()
+                    },
+                );
             }
             Some(other) => panic!("{other:?}"),
             None => return true,
@@ -117,7 +134,10 @@ async fn load(process: &Process, known: &mut BTreeMap<String, Known>, round: &st
         if n % 3 == 2 {
             let user = known.get_mut(&email).unwrap();
             user.erasure_asked = true;
-            match process.call("DELETE", &format!("/v1/users/{}", user.id), None).await {
+            match process
+                .call("DELETE", &format!("/v1/users/{}", user.id), None)
+                .await
+            {
                 Some((status, _)) if status < 300 => user.erased = true,
                 Some(other) => panic!("{other:?}"),
                 None => return true,
@@ -129,7 +149,10 @@ async fn load(process: &Process, known: &mut BTreeMap<String, Known>, round: &st
 
 async fn check(process: &Process, known: &BTreeMap<String, Known>, case: &str) {
     for (email, user) in known {
-        let (status, body) = process.call("GET", &format!("/v1/users/{}", user.id), None).await.unwrap();
+        let (status, body) = process
+            .call("GET", &format!("/v1/users/{}", user.id), None)
+            .await
+            .unwrap();
         if user.erased {
             assert_eq!(status, 404, "{case}: {email} was erased");
             continue;

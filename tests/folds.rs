@@ -96,7 +96,15 @@ async fn act(world: &World, people: &mut People, deed: &Deed, n: u64) {
                     user::PasswordReason::Changed
                 };
                 let hash = format!("hash-{n}");
-                let _ = user_command(id, user::Command::SetPassword { hash, reason }).await;
+                let _ = user_command(
+                    id,
+                    user::Command::SetPassword {
+                        hash,
+                        reason,
+                        instead_of: None,
+                    },
+                )
+                .await;
             }
         }
         Deed::Move(u, to) => {

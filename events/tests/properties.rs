@@ -116,7 +116,7 @@ fn command() -> impl Strategy<Value = Asked> {
             let consents = choices.into_iter().map(|(granted, c)| wish(granted, c)).collect();
             Asked(Command::Register(Register { consents, ..registration(email) }))
         }),
-        1 => select(reasons.to_vec()).prop_map(|reason| Asked(Command::SetPassword { hash: "h".into(), reason })),
+        1 => select(reasons.to_vec()).prop_map(|reason| Asked(Command::SetPassword { hash: "h".into(), reason, instead_of: None })),
         1 => address().prop_map(|email| Asked(Command::ChangeEmail { email })),
         1 => Just(Asked(Command::VerifyEmail { method: Verification::Mail })),
         1 => select(profiles.to_vec()).prop_map(|p| Asked(Command::ChangeProfile { locale: None, changes: patch(p) })),

@@ -112,6 +112,7 @@ fn set_password(reason: PasswordReason) -> Command {
     Command::SetPassword {
         hash: "new".into(),
         reason,
+        instead_of: None,
     }
 }
 
@@ -463,4 +464,24 @@ fn a_user_shows_nothing_personal_in_a_log() {
         !shown.contains("Ada") && !shown.contains("Lovelace") && !shown.contains("x.test"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_rehash_does_not_bring_back_a_password_that_was_changed_meanwhile() {
+    let rehash = |version| Command::SetPassword {
+        hash: "new".into(),
+        reason: PasswordReason::Rehashed,
+        instead_of: Some(version),
+    };
+    let changed = || {
+        given([
+            registered(),
+            password_set("h", PasswordReason::Registered),
+            password_set("i", PasswordReason::Changed),
+        ])
+    };
+    changed().when(rehash(1)).then_nothing();
+    changed()
+        .when(rehash(2))
+        .then([password_set("new", PasswordReason::Rehashed)]);
 }

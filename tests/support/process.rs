@@ -31,7 +31,11 @@ pub struct Process {
 impl Process {
     /// Starts and waits until it is ready; `None` if it ended before.
     pub async fn start(dir: &Path, failpoint: Option<&str>) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let listen = format!("127.0.0.1:{port}");
         let dir = dir.to_str().unwrap();
         let mut command = gatelog(&["serve", "--listen", &listen, "--data-dir", dir]);
@@ -42,7 +46,10 @@ impl Process {
         let mut process = Self {
             child: command.spawn().unwrap(),
             url: format!("http://{listen}"),
-            client: Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
+            client: Client::builder()
+                .timeout(Duration::from_secs(30))
+                .build()
+                .unwrap(),
         };
         for _ in 0..3000 {
             if process.child.try_wait().unwrap().is_some() {
@@ -75,7 +82,13 @@ impl Process {
 
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Asks it to stop and waits for its end.

@@ -262,6 +262,8 @@ pub enum Command {
     SetPassword {
         hash: String,
         reason: PasswordReason,
+        /// Only if the password is still the one of this version; otherwise nothing happens.
+        instead_of: Option<u32>,
     },
     ChangeEmail {
         email: Email,
@@ -337,7 +339,12 @@ pub fn decide(
     let one = |e: UserEvent| Ok(vec![e.into()]);
     match command {
         Command::Register(_) => Err(Rejection::AlreadyExists.into()),
-        Command::SetPassword { hash, reason } => one(password_set(hash, reason)),
+        Command::SetPassword { instead_of, .. }
+            if instead_of.is_some_and(|version| version != user.credential_version) =>
+        {
+            Ok(vec![])
+        }
+        Command::SetPassword { hash, reason, .. } => one(password_set(hash, reason)),
         Command::ChangeEmail { email } if user.email.as_ref() == Some(&email) => Ok(vec![]),
         Command::ChangeEmail { email } if !address_free && !user.has_email(&email) => {
             Err(Rejection::AddressTaken.into())

@@ -112,7 +112,7 @@ pub async fn login(
             let outcome = succeed(&app, &ask, &row, &raw).await?;
             app.node.account_limits.succeeded(Key::Identifier(digest.0));
             if verified.needs_rehash {
-                rehash(app.clone(), ask, given, row, digest);
+                rehash(app.clone(), ask, given, row);
             }
             tokens(&app, &outcome)
         }
@@ -179,30 +179,21 @@ async fn fail(app: &App, ask: &Ask, row: Option<&LoginRow>, right: bool, email: 
 }
 
 /// Replaces a hash of another family or older parameters, after the answer. If it fails, the next login tries again.
-fn rehash(app: App, ask: Ask, given: passwords::Given, row: LoginRow, digest: Digest) {
+fn rehash(app: App, ask: Ask, given: passwords::Given, row: LoginRow) {
     tokio::spawn(async move {
-        if let Err(problem) = try_rehash(&app, &ask, given, row, digest).await {
+        if let Err(problem) = try_rehash(&app, &ask, given, row).await {
             tracing::info!(kind = problem.kind().uri(), "a password was not rehashed");
         }
     });
 }
 
-async fn try_rehash(
-    app: &App,
-    ask: &Ask,
-    given: passwords::Given,
-    row: LoginRow,
-    digest: Digest,
-) -> Result<(), Problem> {
+async fn try_rehash(app: &App, ask: &Ask, given: passwords::Given, row: LoginRow) -> Result<(), Problem> {
     let hash = app.node.passwords.hash(given.normal).await?;
-    // A password that was changed meanwhile must not come back.
-    let now = app.node.views.login(app.tenant(), digest)?;
-    if now.is_none_or(|now| now.user != row.user || now.password_hash != row.password_hash) {
-        return Ok(());
-    }
     let command = user::Command::SetPassword {
         hash: hash.as_str().to_owned(),
         reason: PasswordReason::Rehashed,
+        // A password that was changed meanwhile must not come back.
+        instead_of: Some(row.credential_version),
     };
     let mut request = ask.request(app, None, Subject::User(row.user), Command::User(command), &[]);
     request.idempotency = None;

@@ -125,6 +125,7 @@ pub async fn put(
     let command = user::Command::SetPassword {
         hash: hash.as_str().to_owned(),
         reason,
+        instead_of: None,
     };
     let outcome = ask
         .submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
