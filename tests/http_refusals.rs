@@ -305,3 +305,18 @@ async fn guessing_is_slowed_down_alike_for_known_and_unknown() {
     assert_eq!(answers[0], answers[1]);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lifts_a_lock() {
+    let server = Server::start().await;
+    let id = server.register("ada@example.com").await;
+    for _ in 0..6 {
+        server.login("ada@example.com", "a wrong password it is").await;
+    }
+    server.login("ada@example.com", PASSWORD).await.expect(429);
+    let path = format!("/v1/users/{id}/lock");
+    server.delete(&path).send().await.expect(401);
+    server.delete(&path).admin().send().await.expect(200);
+    server.login("ada@example.com", PASSWORD).await.expect(200);
+    server.stop().await;
+}

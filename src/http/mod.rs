@@ -57,6 +57,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::plans::put))
         .routes(routes!(api::roles::grant, api::roles::revoke))
         .routes(routes!(api::roles::put_status))
+        .routes(routes!(api::roles::unlock))
         .routes(routes!(api::timeline::list))
         .routes(routes!(api::statistics::get))
         .routes(routes!(api::settings::plans))

@@ -302,6 +302,7 @@ mod tests {
             "put /v1/users/{id}/plan",
             "put /v1/users/{id}/roles/{role}",
             "delete /v1/users/{id}/roles/{role}",
+            "delete /v1/users/{id}/lock",
             "put /v1/users/{id}/status",
             "get /v1/users/{id}/timeline",
             "get /v1/statistics",

@@ -1,13 +1,14 @@
-//! `/v1/users/{id}/roles/{role}` and `PUT /v1/users/{id}/status`: what others decide about a user.
+//! `/v1/users/{id}/roles/{role}`, `/status` and `/lock`: what others decide about a user.
 
 use axum::extract::State;
 use axum::response::Response;
 use gatelog_events::commit::Subject;
-use gatelog_events::domain::user;
+use gatelog_events::domain::{session, user};
 use gatelog_events::ids::UserId;
 use serde::Deserialize;
 
 use crate::auth::api_keys::Scope;
+use crate::auth::throttle::Key;
 use crate::error::Problem;
 use crate::http::app::App;
 use crate::http::ask::Ask;
@@ -115,4 +116,26 @@ pub async fn put_status(
         &ask.submit(&app, &caller, Subject::User(id), command, &raw)
             .await?,
     )
+}
+
+/// Lifts the lock that failed logins brought upon an account.
+#[utoipa::path(
+    delete, path = "/v1/users/{id}/lock", tag = "users", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The account is not locked", body = Done)),
+    security(("api_key" = ["users:write"]))
+)]
+pub async fn unlock(
+    State(app): State<App>,
+    caller: Caller,
+    UserParam(id): UserParam,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::UsersWrite)?;
+    let command = Command::Session(session::Command::Unlock { reason: None });
+    let outcome = ask.submit(&app, &caller, Subject::User(id), command, &[]).await?;
+    if let Some(email) = app.node.views.user(app.tenant(), id)?.email {
+        let digest = app.node.directory.digest(app.tenant(), &email);
+        app.node.account_limits.succeeded(Key::Identifier(digest.0));
+    }
+    done(&outcome)
 }
