@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatelog::node::{Data, Started};
-use gatelog::writer::WriteError;
+use gatelog::writer::{Command, Idempotency, WriteError};
+use gatelog_events::commit::Subject;
 use gatelog_events::domain::Rejection;
 use gatelog_events::domain::user;
+use gatelog_events::ids::CommitId;
 use support::world::{World, config};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +108,33 @@ async fn every_view_can_be_rebuilt_while_writes_go_on_and_verifies() {
     drop(world);
     started.close().await.unwrap();
     verify_is_clean(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_of_one_request_are_one_commit_and_another_request_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = Arc::new(World::new(&started.node));
+    let user = Subject::User(world.register("ada@example.com").await.unwrap());
+    for round in 0..20u128 {
+        let command = Command::User(user::Command::GrantRole {
+            role: format!("role-{round}"),
+        });
+        let key = |request: &str| Idempotency {
+            commit_id: CommitId(uuid::Uuid::from_u128(round + 1)),
+            request: request.as_bytes().into(),
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let (world, command, key) = (world.clone(), command.clone(), key("the same"));
+            tasks.spawn(async move { world.submit_keyed(user, command, Some(key)).await.unwrap() });
+        }
+        let answers = tasks.join_all().await;
+        assert_eq!(answers.iter().filter(|a| !a.replayed).count(), 1);
+        assert!(answers.iter().all(|a| a.answer == answers[0].answer));
+        let other = world.submit_keyed(user, command, Some(key("another"))).await;
+        assert!(matches!(other, Err(WriteError::KeyReused)));
+    }
 }
 
 async fn open(dir: &std::path::Path) -> Started {

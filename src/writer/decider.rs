@@ -39,8 +39,6 @@ pub(super) struct Decider {
     out: mpsc::SyncSender<Step>,
     settled: mpsc::Receiver<Settled>,
     pub(super) in_flight: HashSet<CommitId>,
-    /// Requests whose commit id is in flight already; they are answered from its answer.
-    repeated: Vec<Submission>,
 }
 
 impl Decider {
@@ -62,30 +60,15 @@ impl Decider {
             out,
             settled,
             in_flight: HashSet::new(),
-            repeated: Vec::new(),
         }
     }
 
     /// Handles one command. `false`: the applier has stepped down, and nothing more can be decided.
     pub fn handle(&mut self, submission: Submission) -> bool {
         if !self.is_served() {
-            let _ = submission.reply.send(Err(WriteError::Unavailable {
-                reason: "the writer is taking over anew".to_owned(),
-            }));
-            return false;
+            return refuse(submission.reply);
         }
-        let mut going = self.decide_and_send(submission);
-        if !self.repeated.is_empty() {
-            let flying = &self.in_flight;
-            let (wait, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut self.repeated)
-                .into_iter()
-                .partition(|s| commit_key(&s.request).is_some_and(|id| flying.contains(&id)));
-            self.repeated = wait;
-            for submission in ready {
-                going = going && self.decide_and_send(submission);
-            }
-        }
-        going
+        self.decide_and_send(submission)
     }
 
     /// Takes note of what was written. `false`: the applier has stepped down.
@@ -101,18 +84,17 @@ impl Decider {
 
     /// Waits until everything that was decided is written. `false`: the applier has stepped down.
     pub fn quiesce(&mut self) -> bool {
-        while !self.in_flight.is_empty() {
+        self.wait_while(|flying| !flying.is_empty())
+    }
+
+    fn wait_while(&mut self, busy: impl Fn(&HashSet<CommitId>) -> bool) -> bool {
+        while busy(&self.in_flight) {
             match self.settled.recv() {
                 Ok(settled) => self.settle(settled),
                 Err(_) => return false,
             }
         }
         true
-    }
-
-    /// Whether requests wait for the answer to an earlier one with the same key.
-    pub fn take_repeated(&mut self) -> Vec<Submission> {
-        std::mem::take(&mut self.repeated)
     }
 
     /// Hands something on to the applier. `false`: it has stepped down.
@@ -129,11 +111,11 @@ impl Decider {
 
     fn decide_and_send(&mut self, submission: Submission) -> bool {
         let Submission { request, reply } = submission;
+        // A retry whose first try is still on its way gets the answer of that one, which is a write away.
         if let Some(id) = commit_key(&request)
-            && self.in_flight.contains(&id)
+            && !self.wait_while(|flying| flying.contains(&id))
         {
-            self.repeated.push(Submission { request, reply });
-            return true;
+            return refuse(reply);
         }
         let now = clock::now();
         match self.decide(&request, now) {
@@ -173,4 +155,11 @@ impl Decider {
             })),
         }
     }
+}
+
+fn refuse(reply: Reply) -> bool {
+    let _ = reply.send(Err(WriteError::Unavailable {
+        reason: "the writer is taking over anew".to_owned(),
+    }));
+    false
 }

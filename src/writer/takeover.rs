@@ -325,19 +325,12 @@ impl Tenure {
     }
 
     /// Ends the threads, with everything written that was decided.
-    fn end(mut self) -> Handover {
-        let repeated = self.decider.take_repeated();
+    fn end(self) -> Handover {
         drop(self.decider);
         let handover = self.applier.join().unwrap_or_else(|_| Handover {
             failure: Some("the applier's thread broke".to_owned()),
             unresolved: Vec::new(),
         });
-        for submission in repeated {
-            let _ = submission.reply.send(Err(WriteError::Unavailable {
-                reason: "the first request with this idempotency key is not finished; send it again"
-                    .to_owned(),
-            }));
-        }
         let _ = self.tail.join();
         handover
     }

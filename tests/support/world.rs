@@ -10,7 +10,7 @@ use gatelog::auth::pool::PoolConfig;
 use gatelog::auth::throttle::Limits;
 use gatelog::config::Config;
 use gatelog::node::Node;
-use gatelog::writer::{Command, Outcome, Request, WriteError};
+use gatelog::writer::{Command, Idempotency, Outcome, Request, WriteError};
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef, SetConsent};
@@ -63,6 +63,15 @@ impl World {
     }
 
     pub async fn submit(&self, subject: Subject, command: Command) -> Result<Outcome, WriteError> {
+        self.submit_keyed(subject, command, None).await
+    }
+
+    pub async fn submit_keyed(
+        &self,
+        subject: Subject,
+        command: Command,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Outcome, WriteError> {
         self.node
             .writer
             .submit(Request {
@@ -72,7 +81,7 @@ impl World {
                 command,
                 actor: Actor::System,
                 correlation_id: Uuid::nil(),
-                idempotency: None,
+                idempotency,
                 time: None,
             })
             .await
