@@ -5,5 +5,6 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod node;
+pub mod user_json;
 pub mod views;
 pub mod writer;
