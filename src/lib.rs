@@ -7,6 +7,5 @@ pub mod error;
 pub mod http;
 pub mod node;
 pub mod telemetry;
-pub mod user_json;
 pub mod views;
 pub mod writer;
