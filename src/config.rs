@@ -1,5 +1,8 @@
 //! Configuration of a node, from the command line, the environment and one TOML file.
 
+pub mod options;
+pub mod values;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +45,34 @@ pub struct Config {
     pub max_lag: u64,
     pub max_body_bytes: usize,
     pub cache_bytes: usize,
+    /// Memory for rows that are not yet on disk; a restart folds at most that much again.
+    pub memtable_bytes: usize,
     /// How long after an erasure its last bytes may stay on disk.
     pub compaction_delay: Duration,
+}
+
+/// Why there is no configuration. Names the option and what to do; never holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration file {path} cannot be read: {error}", path = .path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("the configuration file {path}, {place}: {what}", path = .path.display())]
+    File { path: PathBuf, place: String, what: String },
+    #[error("the environment variable {variable}: {what}")]
+    Environment { variable: &'static str, what: String },
+    #[error("{option} is {is}, but it must be {must}")]
+    Bounds {
+        option: &'static str,
+        is: String,
+        must: String,
+    },
+    #[error(transparent)]
+    PrivateFile(#[from] crate::auth::private_file::PrivateFileError),
+    #[error("set either bootstrap_api_key or bootstrap_api_key_file in the environment or in the file, not both")]
+    TwoBootstrapKeys,
+    #[error(
+        "listen is {listen}, which other machines can reach without encryption. Put a proxy that speaks HTTPS in \
+         front and name it with --trusted-proxies, or accept the risk with --allow-plain-http"
+    )]
+    PlainHttp { listen: SocketAddr },
 }

@@ -1,9 +1,11 @@
 //! The server of Gatelog. See ARCHITECTURE.md for the way of the data.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
 pub mod node;
+pub mod telemetry;
 pub mod views;
 pub mod writer;

@@ -107,7 +107,7 @@ impl Data {
             &folders.views,
             StoreOptions {
                 cache_bytes: config.cache_bytes,
-                ..StoreOptions::default()
+                memtable_bytes: config.memtable_bytes,
             },
         )?;
         store.bind(&log.log_id().to_string())?;

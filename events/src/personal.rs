@@ -87,6 +87,8 @@ pub trait Sealable {
     fn seal(&mut self, key: &SubjectKey, bound: &Binding<'_>, nonce: [u8; 12]) -> Result<(), SealError>;
     /// Sealed becomes clear; without a key, erased.
     fn open(&mut self, key: Option<&SubjectKey>, bound: &Binding<'_>) -> Result<(), SealError>;
+    /// What is clear, as JSON, for those who were asked to show it. None if it is sealed or erased.
+    fn content(&self) -> Option<serde_json::Value>;
 }
 
 impl<T: Serialize + DeserializeOwned> Sealable for Personal<T> {
@@ -114,5 +116,9 @@ impl<T: Serialize + DeserializeOwned> Sealable for Personal<T> {
             }
         };
         Ok(())
+    }
+
+    fn content(&self) -> Option<serde_json::Value> {
+        self.get().and_then(|t| serde_json::to_value(t).ok())
     }
 }

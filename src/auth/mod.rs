@@ -8,7 +8,7 @@ pub mod imported;
 pub mod keys;
 pub mod policy;
 pub mod pool;
-mod private_file;
+pub(crate) mod private_file;
 pub mod refresh;
 pub mod secrets;
 pub mod throttle;

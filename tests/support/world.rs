@@ -45,6 +45,7 @@ pub fn config(dir: &Path) -> Config {
         max_lag: 10_000,
         max_body_bytes: 65_536,
         cache_bytes: 16 << 20,
+        memtable_bytes: 16 << 20,
         compaction_delay: Duration::from_secs(3600),
     }
 }

@@ -1,0 +1,84 @@
+//! The data folder of commands that work without a running node.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gatelog_events::directory::Directory;
+use gatelog_events::log::EventLog;
+use gatelog_events::log::embedded::EmbeddedLog;
+use gatelog_events::seal::MasterKey;
+use gatelog_projections::subject_keys::SubjectKeys;
+
+use super::{Failure, load};
+use crate::auth::secrets::Secrets;
+use crate::config::Config;
+use crate::config::options::{Loaded, Sources};
+use crate::node::Folders;
+use crate::telemetry;
+
+/// Which data folder.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The data folder [default: ./data]. All other options of a node come from the environment and the file
+    #[arg(long, env = "GATELOG_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// A TOML file with options, as for `gatelog serve`
+    #[arg(long, env = "GATELOG_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Args {
+    /// The configuration for this folder, wherever its data is; logging is started.
+    pub fn load(&self) -> Result<Loaded, Failure> {
+        let mut sources = Sources::from_environment().map_err(Failure::usage)?;
+        sources.config = self.config.clone().or(sources.config);
+        sources.options.data_dir = self.data_dir.clone().or(sources.options.data_dir);
+        // This command listens nowhere.
+        sources.options.allow_plain_http = Some(true);
+        let loaded = load(sources)?;
+        telemetry::start(loaded.effective.log_format, &loaded.effective.log_level);
+        Ok(loaded)
+    }
+
+    /// The configuration for a folder that must hold data already, with the partitions that its log has.
+    pub fn existing(&self) -> Result<Config, Failure> {
+        let mut config = self.load()?.config;
+        config.partitions = read_log(&config)?.partitions();
+        Ok(config)
+    }
+}
+
+impl Failure {
+    fn usage(e: clap::Error) -> Self {
+        Failure::Usage(e.to_string())
+    }
+}
+
+/// The log of a folder, for reading; another process may use it.
+pub fn read_log(config: &Config) -> Result<Arc<EmbeddedLog>, Failure> {
+    let log = Folders::under(&config.data_dir).log;
+    if !log.is_dir() {
+        return Err(Failure::Usage(format!(
+            "there is no Gatelog data in {}; name the folder with --data-dir",
+            config.data_dir.display()
+        )));
+    }
+    Ok(EmbeddedLog::open_read_only(&log)?)
+}
+
+/// The node's secrets.
+pub fn secrets(config: &Config) -> Result<Secrets, Failure> {
+    Secrets::open(&Folders::under(&config.data_dir).secrets, |name| std::env::var(name).ok())
+        .map_err(Failure::other)
+}
+
+/// The keys of subjects, for reading; another process may use them.
+pub fn read_keys(config: &Config, secrets: &Secrets) -> Result<SubjectKeys, Failure> {
+    let master = MasterKey::new(*secrets.master_key.expose());
+    SubjectKeys::open_read_only(&Folders::under(&config.data_dir).keys, master).map_err(Failure::other)
+}
+
+/// Where identifiers and settings belong.
+pub fn directory(secrets: &Secrets) -> Directory {
+    Directory::new(secrets.identifier_pepper.expose(), secrets.routing_secret.expose())
+}

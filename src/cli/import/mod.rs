@@ -1,0 +1,328 @@
+//! `gatelog import`: users of another system, with the password hashes they have.
+//!
+//! ```text
+//!  reader ──batches──▶ workers: check, look up, make ids, store keys (one sync per batch)
+//!     └──────order of batches──────▶ submitter ──▶ writer, several batches in flight ──▶ counts, bookmark
+//! ```
+//!
+//! Memory is bounded by the batches in flight. What was imported is known by its address, so a second run never
+//! duplicates; ids are random, so that nobody can tell from the log whether an address was ever here.
+
+mod bookmark;
+mod prepare;
+mod row;
+mod source;
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gatelog_events::domain::{Rejection, user};
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use self::bookmark::Bookmark;
+use self::prepare::{Prepared, Row};
+use self::row::Problem;
+use self::source::{Batch, Source};
+use super::progress::Progress;
+use super::{Exit, Failure, block_on, data, print_json};
+use crate::node::{Node, Started};
+use crate::writer::WriteError;
+
+/// Batches that are read ahead of the writer, and batches in flight there.
+const AHEAD: usize = 8;
+/// Batches between two bookmarks.
+const BOOKMARK_EVERY: u64 = 64;
+
+/// What to import.
+#[derive(Debug, clap::Args)]
+#[command(after_help = FORMAT)]
+pub struct Args {
+    /// File with one JSON object per line
+    file: PathBuf,
+    #[command(flatten)]
+    data: data::Args,
+    /// Where to write one line for each rejected row, instead of standard error
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Print the counts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const FORMAT: &str = r#"A row: {"email", "password_hash"?, "email_verified"?, "created_at"?, "locale"?, "profile"?: {"given_name", …},
+  "plan"?, "roles"?: […], "disabled"?, "external_id"?,
+  "consents"?: [{"purpose", "channel", "granted", "notice": {"id", "version", "language"}, "time"?}]}
+Hashes: Argon2, bcrypt, scrypt, PBKDF2 and other common forms; they are renewed at the next login.
+A second run goes on where the first ended and never duplicates. The node must not be running meanwhile."#;
+
+/// What became of the rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    imported: u64,
+    present: u64,
+    rejected: u64,
+}
+
+impl Counts {
+    fn rows(&self) -> u64 {
+        self.imported + self.present + self.rejected
+    }
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let mut config = args.data.load()?.config;
+    // A new folder is created; an existing one keeps its partitions.
+    if let Ok(existing) = args.data.existing() {
+        config.partitions = existing.partitions;
+    }
+    let mut file = File::open(&args.file)
+        .map_err(|e| Failure::Usage(format!("{} cannot be read: {e}", args.file.display())))?;
+    let mark = bookmark::path(&config.data_dir, &args.file);
+    let begun = Bookmark::load(&mark, &mut file);
+    let rejects = Rejects::open(args.rejects.as_deref(), begun.is_some())?;
+    let started = Started::open(config)?;
+    let import = Import {
+        mark,
+        file: args.file.clone(),
+        rejects,
+        counts: Counts::default(),
+        progress: Progress::new("rows", 0),
+    };
+    let (line, offset) = begun.map_or((1, 0), |b| (b.line, b.offset));
+    file.seek(SeekFrom::Start(offset))?;
+    let source = Source::new(BufReader::with_capacity(1 << 20, file), line, offset);
+    let node = started.node.clone();
+    let counts = block_on(async {
+        let imported = import.run(node, source).await;
+        started.close().await?;
+        imported
+    })?;
+    tell(&counts, line - 1, args.json)
+}
+
+fn tell(counts: &Counts, passed_over: u64, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        print_json(&json!({
+            "imported": counts.imported,
+            "already_there": counts.present,
+            "rejected": counts.rejected,
+            "lines_of_an_earlier_run": passed_over,
+        }))?;
+    } else {
+        writeln!(
+            std::io::stdout(),
+            "{} imported, {} already there, {} rejected; {passed_over} lines were settled by an earlier run.",
+            counts.imported,
+            counts.present,
+            counts.rejected
+        )?;
+    }
+    if counts.rejected > 0 {
+        return Err(Failure::Told(Exit::Rejected));
+    }
+    Ok(())
+}
+
+/// Where rejected rows are told.
+struct Rejects(Box<dyn Write + Send>);
+
+impl Rejects {
+    fn open(path: Option<&Path>, go_on: bool) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Ok(Self(Box::new(std::io::stderr())));
+        };
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .append(go_on)
+            .truncate(!go_on)
+            .open(path)
+            .map_err(|e| Failure::Usage(format!("{} cannot be written: {e}", path.display())))?;
+        Ok(Self(Box::new(BufWriter::new(file))))
+    }
+
+    fn tell(&mut self, line: u64, found: &Problem) -> Result<(), Failure> {
+        let told = json!({"line": line, "field": found.field, "problem": found.problem});
+        writeln!(self.0, "{told}")?;
+        Ok(())
+    }
+}
+
+/// What a batch came to, row by row.
+struct Settled {
+    rows: Vec<(u64, Result<Fate, Problem>)>,
+    end: u64,
+}
+
+enum Fate {
+    Imported,
+    Present,
+    Empty,
+}
+
+struct Import {
+    mark: PathBuf,
+    file: PathBuf,
+    rejects: Rejects,
+    counts: Counts,
+    progress: Progress,
+}
+
+type InOrder<T> = mpsc::Receiver<oneshot::Receiver<T>>;
+
+impl Import {
+    async fn run<R: std::io::BufRead + Send + 'static>(
+        mut self,
+        node: Arc<Node>,
+        source: Source<R>,
+    ) -> Result<Counts, Failure> {
+        let prepared = read_and_prepare(&node, source);
+        let mut settled = submit(node, prepared);
+        let mut batches = 0u64;
+        let mut last = None;
+        while let Some(batch) = settled.recv().await {
+            let batch = batch.await.map_err(|_| ended_early())??;
+            let line = batch.rows.last().map_or(0, |(line, _)| line + 1);
+            self.count(&batch)?;
+            last = Some((batch.end, line));
+            batches += 1;
+            if batches.is_multiple_of(BOOKMARK_EVERY) {
+                self.bookmark(last)?;
+            }
+        }
+        self.bookmark(last)?;
+        self.progress.finish();
+        Ok(self.counts)
+    }
+
+    fn count(&mut self, batch: &Settled) -> Result<(), Failure> {
+        for (line, fate) in &batch.rows {
+            match fate {
+                Ok(Fate::Imported) => self.counts.imported += 1,
+                Ok(Fate::Present) => self.counts.present += 1,
+                Ok(Fate::Empty) => {}
+                Err(found) => {
+                    self.counts.rejected += 1;
+                    self.rejects.tell(*line, found)?;
+                }
+            }
+        }
+        self.progress.set(self.counts.rows());
+        Ok(())
+    }
+
+    /// Everything up to here is settled and told.
+    fn bookmark(&mut self, at: Option<(u64, u64)>) -> Result<(), Failure> {
+        self.rejects.0.flush()?;
+        if let Some((offset, line)) = at {
+            Bookmark::new(&mut File::open(&self.file)?, offset, line)?.save(&self.mark)?;
+        }
+        Ok(())
+    }
+}
+
+fn ended_early() -> Failure {
+    Failure::Other("a part of the import ended early; run it again to go on".to_owned())
+}
+
+type Work = (Batch, oneshot::Sender<Result<Prepared, Failure>>);
+
+/// Starts the reader and the workers; their batches come in the order of the file.
+fn read_and_prepare<R: std::io::BufRead + Send + 'static>(
+    node: &Arc<Node>,
+    mut source: Source<R>,
+) -> InOrder<Result<Prepared, Failure>> {
+    let (order, ordered) = mpsc::channel(AHEAD);
+    let (work, todo) = std::sync::mpsc::sync_channel::<Work>(AHEAD);
+    let todo = Arc::new(parking_lot::Mutex::new(todo));
+    for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get().clamp(1, 4)) {
+        let (node, todo) = (node.clone(), todo.clone());
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let next = todo.lock().recv();
+                let Ok((batch, done)) = next else { return };
+                let _ = done.send(prepare::prepare(&node, batch));
+            }
+        });
+    }
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let (done, result) = oneshot::channel();
+            let batch = match source.next() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return,
+                Err(e) => {
+                    let _ = done.send(Err(e.into()));
+                    let _ = order.blocking_send(result);
+                    return;
+                }
+            };
+            // Either fails only when the import has failed elsewhere.
+            if order.blocking_send(result).is_err() || work.send((batch, done)).is_err() {
+                return;
+            }
+        }
+    });
+    ordered
+}
+
+/// Hands the batches to the writer, several at once, and settles them in their order.
+fn submit(node: Arc<Node>, mut prepared: InOrder<Result<Prepared, Failure>>) -> InOrder<Result<Settled, Failure>> {
+    let (order, ordered) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        while let Some(batch) = prepared.recv().await {
+            let (done, result) = oneshot::channel();
+            if order.send(result).await.is_err() {
+                return;
+            }
+            let batch = match batch.await {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(e)) => {
+                    let _ = done.send(Err(e));
+                    return;
+                }
+                Err(_) => return,
+            };
+            let node = node.clone();
+            tokio::spawn(async move {
+                let _ = done.send(write(&node, batch).await);
+            });
+        }
+    });
+    ordered
+}
+
+async fn write(node: &Node, batch: Prepared) -> Result<Settled, Failure> {
+    let fates = batch.rows.into_iter().map(|(line, row)| async move {
+        let fate = match row {
+            Row::Wrong(found) => Err(found),
+            Row::Present => Ok(Fate::Present),
+            Row::Empty => Ok(Fate::Empty),
+            Row::New(request) => match node.writer.submit_patiently(*request).await {
+                Ok(_) => Ok(Fate::Imported),
+                Err(WriteError::Rejected(rejection)) => Err(refused(&rejection)),
+                Err(WriteError::TooLarge { .. }) => Err(Problem::new("", "the row is too large")),
+                Err(e) => return Err(Failure::other(e)),
+            },
+        };
+        Ok((line, fate))
+    });
+    let rows = futures::future::try_join_all(fates).await?;
+    Ok(Settled { rows, end: batch.end })
+}
+
+/// What the domain refused, without values.
+fn refused(rejection: &Rejection) -> Problem {
+    match rejection {
+        Rejection::User(user::Rejection::AddressTaken) => Problem::new(
+            "email",
+            "the address belongs to another account, or stands in an earlier row",
+        ),
+        Rejection::Plan(_) => Problem::new("plan", "there is no such plan in the catalogue"),
+        Rejection::Consent(_) => Problem::new("consents", "a purpose or a notice is not defined"),
+        other => Problem::new("", other),
+    }
+}

@@ -1,0 +1,186 @@
+//! The command line. One file per command; what a script may rely on is the exit status ([`Exit`]) and `--json`.
+
+mod api_keys;
+mod as_of;
+mod compact;
+mod data;
+mod import;
+mod progress;
+mod projections;
+mod remote;
+mod replay;
+mod serve;
+mod verify;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gatelog_events::log::LogError;
+
+use crate::config::ConfigError;
+use crate::config::options::{Loaded, Sources};
+use crate::node::NodeError;
+use crate::writer::TakeoverError;
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  another process uses the data folder
+  4  the log is damaged
+  5  verify found differences
+  6  import rejected rows";
+
+/// Gatelog: customer identity on an immutable event log.
+#[derive(Parser)]
+#[command(name = "gatelog", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node: the HTTP API on a data folder, which is created at the first start
+    Serve(Box<Sources>),
+    /// Show the options as they hold, as a configuration file; secrets are not shown
+    Config(Box<Sources>),
+    /// Print the events of the log, one CloudEvent per line, or a user's state as it was
+    Replay(replay::Args),
+    /// Check every byte of the log, fold it again and compare with the read models
+    Verify(verify::Args),
+    /// List the read models, or build one anew
+    Projections(projections::Args),
+    /// Create, list and revoke API keys of a running node
+    ApiKey(api_keys::Args),
+    /// Take users over from another system
+    Import(import::Args),
+    /// Rewrite the files so that no byte of an erased person is left in them
+    Compact(data::Args),
+}
+
+/// The exit status that scripts see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Something went wrong that has no status of its own.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// Another process uses the data folder.
+    Locked = 3,
+    /// The log is damaged.
+    Damaged = 4,
+    /// `verify` found differences.
+    Differences = 5,
+    /// `import` rejected rows.
+    Rejected = 6,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Node(#[from] NodeError),
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Other(String),
+    /// Already told; only the status is left.
+    #[error("")]
+    Told(Exit),
+}
+
+impl Failure {
+    /// For errors that need no status of their own.
+    fn other(e: impl std::fmt::Display) -> Self {
+        Failure::Other(e.to_string())
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Failure::Config(_) | Failure::Usage(_) => Exit::Usage,
+            Failure::Log(e) | Failure::Node(NodeError::Log(e) | NodeError::Takeover(TakeoverError::Log(e))) => {
+                match e {
+                    LogError::Locked(_) => Exit::Locked,
+                    LogError::Damaged { .. } => Exit::Damaged,
+                    LogError::Mismatch { .. } => Exit::Usage,
+                    LogError::Io { .. } | LogError::Closed => Exit::Failed,
+                }
+            }
+            Failure::Node(_) | Failure::Io(_) | Failure::Other(_) => Exit::Failed,
+            Failure::Told(exit) => *exit,
+        }
+    }
+}
+
+/// Reads the command line and carries it out.
+pub fn run() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output, such as `head`, has enough.
+        Err(Failure::Io(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::Told(_)) {
+                let _ = writeln!(std::io::stderr(), "gatelog: {failure}");
+            }
+            ExitCode::from(failure.exit() as u8)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(sources) => serve::run(load(*sources)?),
+        Command::Config(sources) => show(&load(*sources)?),
+        Command::Replay(args) => replay::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Projections(args) => projections::run(args),
+        Command::ApiKey(args) => api_keys::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Compact(args) => compact::run(&args),
+    }
+}
+
+fn load(sources: Sources) -> Result<Loaded, ConfigError> {
+    sources.load(|name| std::env::var(name).ok())
+}
+
+fn show(loaded: &Loaded) -> Result<(), Failure> {
+    let text = loaded.to_toml().map_err(Failure::other)?;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Prints one JSON value as a line.
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{value}")?;
+    Ok(())
+}
+
+/// Runs a future to its end, for commands that talk to a node.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,134 @@
+//! `gatelog serve`: one node, until it is told to stop.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::Failure;
+use crate::auth::api_keys::NewApiKey;
+use crate::auth::private_file;
+use crate::config::options::{Loaded, read_key};
+use crate::http;
+use crate::node::{Folders, Started};
+use crate::telemetry;
+
+/// How long requests that have begun may go on after the signal to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Where a bootstrap key lies that was made at the first start.
+pub fn bootstrap_key_file(data_dir: &Path) -> PathBuf {
+    Folders::under(data_dir).secrets.join("bootstrap-api-key")
+}
+
+/// How the node came by its bootstrap key.
+enum Bootstrap {
+    Configured,
+    Found(PathBuf),
+    /// Made just now; to be stored and shown once.
+    Made(PathBuf, SecretString),
+}
+
+pub fn run(mut loaded: Loaded) -> Result<(), Failure> {
+    telemetry::start(loaded.effective.log_format, &loaded.effective.log_level);
+    let bootstrap = bootstrap(&mut loaded)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(loaded, bootstrap))
+}
+
+fn bootstrap(loaded: &mut Loaded) -> Result<Bootstrap, Failure> {
+    if loaded.config.bootstrap_api_key.is_some() {
+        return Ok(Bootstrap::Configured);
+    }
+    let file = bootstrap_key_file(&loaded.config.data_dir);
+    if file.exists() {
+        loaded.config.bootstrap_api_key = Some(read_key(&file)?);
+        return Ok(Bootstrap::Found(file));
+    }
+    let key = NewApiKey::generate().map_err(Failure::other)?.text;
+    loaded.config.bootstrap_api_key = Some(key.clone());
+    Ok(Bootstrap::Made(file, key))
+}
+
+async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
+    // Both before the node opens, so that neither a taken port nor a signal finds it half open.
+    let stop = stop_signal()?;
+    let listener = listen(&loaded).await?;
+    let address = listener.local_addr()?;
+    let config = loaded.config;
+    let started = tokio::task::spawn_blocking(move || Started::open(config))
+        .await
+        .map_err(Failure::other)??;
+    introduce(bootstrap)?;
+    tracing::info!(%address, issuer = %started.node.config.issuer, "ready");
+    let served = {
+        let (stopping, stopped) = oneshot::channel();
+        let router = http::router(started.node.clone());
+        let serving = http::serve(listener, router, async {
+            stop.await;
+            tracing::info!("stopping; requests that have begun are finished");
+            let _ = stopping.send(());
+        });
+        tokio::select! {
+            served = serving => served,
+            () = started.housekeeping() => Ok(()),
+            () = after(stopped, GRACE) => {
+                tracing::warn!("some requests did not end in time and were cut off");
+                Ok(())
+            }
+        }
+    };
+    started.close().await?;
+    served?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen(loaded: &Loaded) -> Result<TcpListener, Failure> {
+    let address = loaded.config.listen;
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| Failure::Other(format!("cannot listen on {address}: {e}; choose another with --listen")))
+}
+
+/// Resolves once the process is told to stop.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Resolves when `grace` has passed since the signal; never if there is no signal.
+async fn after(stopped: oneshot::Receiver<()>, grace: Duration) {
+    match stopped.await {
+        Ok(()) => tokio::time::sleep(grace).await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Stores a key that was made, and shows it this once; later only says where it lies.
+fn introduce(bootstrap: Bootstrap) -> Result<(), Failure> {
+    match bootstrap {
+        Bootstrap::Configured => {}
+        Bootstrap::Found(file) => tracing::info!(file = %file.display(), "the bootstrap API key is in this file"),
+        Bootstrap::Made(file, key) => {
+            private_file::create(&file, format!("{}\n", key.expose_secret()).as_bytes()).map_err(Failure::other)?;
+            let mut out = std::io::stderr().lock();
+            writeln!(
+                out,
+                "\nAn API key with all scopes was made. It is shown only now, and lies in {}:\n\n    {}\n",
+                file.display(),
+                key.expose_secret()
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! `gatelog verify`: every byte of the log, and every row of the read models.
+
+use std::io::Write;
+use std::path::Path;
+
+use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::verify::{Report, verify};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Exit, Failure, data, print_json};
+use crate::node::Data;
+
+/// Differences that are listed.
+const LISTED: usize = 100;
+
+/// Where to look.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: data::Args,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<CatchUpError> for Failure {
+    fn from(e: CatchUpError) -> Self {
+        match e {
+            CatchUpError::Log(e) => Failure::Log(e),
+            CatchUpError::Store(e) => Failure::other(e),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let config = args.data.existing()?;
+    let data = Data::open(&config)?;
+    let scrubbed = data.log.scrub()?;
+    let scratch = config.data_dir.join("verify.tmp");
+    let report = fold_again(&data, &scratch, scrubbed.records);
+    // It holds personal data, so it must not outlive the command.
+    remove(&scratch)?;
+    let report = report?;
+    if args.json {
+        print_json(&as_json(&report, scrubbed.bytes))?;
+    } else {
+        tell(&report, scrubbed.bytes)?;
+    }
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure::Told(Exit::Differences))
+    }
+}
+
+fn fold_again(data: &Data, scratch: &Path, records: u64) -> Result<Report, Failure> {
+    remove(scratch)?;
+    let mut progress = Progress::new("records", records);
+    let mut seen = 0;
+    let report = verify(
+        &data.store,
+        data.log.as_ref(),
+        data.keys.as_ref(),
+        &data.projections,
+        scratch,
+        || {
+            seen += 1;
+            if seen % 1024 == 0 {
+                progress.set(seen);
+            }
+        },
+    )?;
+    progress.finish();
+    Ok(report)
+}
+
+fn remove(scratch: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(scratch) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+fn as_json(report: &Report, bytes: u64) -> serde_json::Value {
+    let rows: serde_json::Map<_, _> = report
+        .rows
+        .iter()
+        .map(|(name, n)| ((*name).to_owned(), json!(n)))
+        .collect();
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|f| {
+            let difference = format!("{:?}", f.difference).to_lowercase();
+            json!({"projection": f.projection, "difference": difference, "row": f.row})
+        })
+        .collect();
+    json!({
+        "clean": report.is_clean(),
+        "records": report.records,
+        "log_bytes": bytes,
+        "rows": rows,
+        "differences": findings,
+        "stopped": report.stopped,
+    })
+}
+
+fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "log: {} records, {bytes} bytes, all as written", report.records)?;
+    for (name, rows) in &report.rows {
+        writeln!(out, "{name}: {rows} rows compared")?;
+    }
+    for f in report.findings.iter().take(LISTED) {
+        let difference = format!("{:?}", f.difference).to_lowercase();
+        writeln!(out, "DIFFERENCE in {}: {} is {difference}", f.projection, f.row)?;
+    }
+    if report.findings.len() > LISTED {
+        writeln!(out, "… and {} more", report.findings.len() - LISTED)?;
+    }
+    for place in &report.stopped {
+        writeln!(out, "STOPPED at {place}")?;
+    }
+    if report.is_clean() {
+        writeln!(out, "No difference.")?;
+    } else {
+        writeln!(
+            out,
+            "{} differences. `gatelog projections rebuild NAME` builds a read model anew.",
+            report.findings.len() + report.stopped.len()
+        )?;
+    }
+    Ok(())
+}

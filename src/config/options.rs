@@ -1,0 +1,512 @@
+//! Every option once: its flag, its environment variable, its key in the file, its default and its bounds.
+//!
+//! A flag comes before the environment, the environment before the file, the file before the default.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gatelog_events::domain::session;
+use gatelog_events::ids::TenantId;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::values::{Addresses, Hidden, PasswordPolicy, Signing, Size, Span};
+use super::{Config, ConfigError};
+use crate::auth::pool::{Argon2Params, PoolConfig};
+use crate::auth::private_file;
+use crate::auth::throttle::Limits;
+use crate::telemetry::{LogFormat, LogLevel};
+
+const BOOTSTRAP_KEY: &str = "GATELOG_BOOTSTRAP_API_KEY";
+
+/// Declares the options. A default may use the options above it.
+macro_rules! options {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty, $env:literal, [$($arg:tt)*], $default:expr;)+) => {
+        /// What one source says; what it does not mention is absent.
+        #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[command(next_help_heading = "Options of a node")]
+        pub struct Options {
+            $($(#[doc = $doc])+
+            #[arg(long, env = $env, hide_env_values = true, $($arg)*)]
+            pub $name: Option<$ty>,)+
+            /// In the file only; in the environment it is `GATELOG_BOOTSTRAP_API_KEY`. A flag would show in `ps`.
+            #[arg(skip)]
+            pub bootstrap_api_key: Option<Hidden>,
+            /// A private file (mode 0600) with an API key that has all scopes
+            #[arg(long, env = "GATELOG_BOOTSTRAP_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+            pub bootstrap_api_key_file: Option<PathBuf>,
+        }
+
+        /// The options as they hold, without secrets. Written as TOML it is a configuration file.
+        #[derive(Debug, Clone, Serialize)]
+        pub struct Effective {
+            $($(#[doc = $doc])+ pub $name: $ty,)+
+        }
+
+        impl Options {
+            /// What `self` does not mention is taken from `below`.
+            fn or(self, below: Options) -> Options {
+                Options {
+                    $($name: self.$name.or(below.$name),)+
+                    bootstrap_api_key: self.bootstrap_api_key.or(below.bootstrap_api_key),
+                    bootstrap_api_key_file: self.bootstrap_api_key_file.or(below.bootstrap_api_key_file),
+                }
+            }
+
+            /// What nobody mentioned gets its default.
+            fn effective(self) -> Effective {
+                $(let $name: $ty = self.$name.unwrap_or_else(|| $default);)+
+                Effective { $($name,)+ }
+            }
+        }
+
+        #[cfg(test)]
+        const NAMES: &[(&str, &str)] = &[$((stringify!($name), $env),)+];
+    };
+}
+
+options! {
+    /// Address and port to listen on
+    listen: SocketAddr, "GATELOG_LISTEN", [value_name = "IP:PORT"], SocketAddr::from(([127, 0, 0, 1], 8080));
+    /// Folder of the log, the read models, the keys and the secrets
+    data_dir: PathBuf, "GATELOG_DATA_DIR", [value_name = "FOLDER"], PathBuf::from("./data");
+    /// URL under which clients reach this node; stands in every token [default: http://localhost:PORT]
+    issuer: String, "GATELOG_ISSUER", [value_name = "URL"], format!("http://localhost:{}", listen.port());
+    /// Whom access tokens are for [default: the issuer]
+    audience: String, "GATELOG_AUDIENCE", [value_name = "NAME"], issuer.clone();
+    /// Partitions of the log; fixed when the data folder is created [default: 8]
+    partitions: u16, "GATELOG_PARTITIONS", [value_name = "N"], 8;
+    /// Listen beyond this machine without encryption
+    allow_plain_http: bool, "GATELOG_ALLOW_PLAIN_HTTP", [num_args = 0..=1, default_missing_value = "true", value_name = "BOOL"], false;
+    /// Proxies whose X-Forwarded-For is believed, separated by commas
+    trusted_proxies: Addresses, "GATELOG_TRUSTED_PROXIES", [visible_alias = "trusted-proxy", value_name = "IP,…"], Addresses::default();
+    /// How long an access token is good [default: 15m]
+    access_token_lifetime: Span, "GATELOG_ACCESS_TOKEN_LIFETIME", [value_name = "TIME"], Span::seconds(900);
+    /// How access tokens are signed [default: eddsa]
+    signing_algorithm: Signing, "GATELOG_SIGNING_ALGORITHM", [], Signing::EdDsa;
+    /// When a session ends, however often it is refreshed [default: 30d]
+    session_lifetime: Span, "GATELOG_SESSION_LIFETIME", [value_name = "TIME"], Span(session::Policy::default().session_lifetime);
+    /// When a session ends that is not refreshed [default: 14d]
+    session_idle: Span, "GATELOG_SESSION_IDLE", [value_name = "TIME"], Span(session::Policy::default().session_idle);
+    /// Wrong passwords in a row before an account is locked [default: 10]
+    lock_after: u32, "GATELOG_LOCK_AFTER", [value_name = "N"], session::Policy::default().lock_after;
+    /// Length of the first lock; each further failure doubles it [default: 1s]
+    lock_base: Span, "GATELOG_LOCK_BASE", [value_name = "TIME"], Span(session::Policy::default().lock_base);
+    /// The longest lock [default: 15m]
+    lock_max: Span, "GATELOG_LOCK_MAX", [value_name = "TIME"], Span(session::Policy::default().lock_max);
+    /// What a new password must fulfil [default: nist-4]
+    password_policy: PasswordPolicy, "GATELOG_PASSWORD_POLICY", [], PasswordPolicy::Nist4;
+    /// Memory of a new password hash [default: 19MiB]
+    argon2_memory: Size, "GATELOG_ARGON2_MEMORY", [value_name = "SIZE"], Size(Argon2Params::default().memory_kib as usize * 1024);
+    /// Passes of a new password hash over its memory [default: 2]
+    argon2_iterations: u32, "GATELOG_ARGON2_ITERATIONS", [value_name = "N"], Argon2Params::default().iterations;
+    /// Lanes of a new password hash [default: 1]
+    argon2_lanes: u32, "GATELOG_ARGON2_LANES", [value_name = "N"], Argon2Params::default().lanes;
+    /// Threads that hash passwords [default: one per processor]
+    hash_threads: usize, "GATELOG_HASH_THREADS", [value_name = "N"], PoolConfig::default().threads;
+    /// Longest time that a login may wait for a hashing thread; beyond it gets 503 [default: 2s]
+    hash_max_wait: Span, "GATELOG_HASH_MAX_WAIT", [value_name = "TIME"], Span(PoolConfig::default().max_wait);
+    /// Failed attempts at one account that cost nothing; then each must wait twice as long [default: 5]
+    account_free_attempts: u32, "GATELOG_ACCOUNT_FREE_ATTEMPTS", [value_name = "N"], Limits::ACCOUNT.free;
+    /// Longest wait between attempts at one account [default: 15m]
+    account_longest_wait: Span, "GATELOG_ACCOUNT_LONGEST_WAIT", [value_name = "TIME"], Span(Limits::ACCOUNT.cap);
+    /// Failed attempts and registrations from one network that cost nothing [default: 100]
+    network_free_attempts: u32, "GATELOG_NETWORK_FREE_ATTEMPTS", [value_name = "N"], Limits::NETWORK.free;
+    /// Longest wait between attempts from one network [default: 15m]
+    network_longest_wait: Span, "GATELOG_NETWORK_LONGEST_WAIT", [value_name = "TIME"], Span(Limits::NETWORK.cap);
+    /// Time after which one attempt from a network is forgotten [default: 10s]
+    network_decay: Span, "GATELOG_NETWORK_DECAY", [value_name = "TIME"], Span(Limits::NETWORK.decay);
+    /// Commands that may wait to be written; beyond they get 503 [default: 8192]
+    queue: usize, "GATELOG_QUEUE", [value_name = "N"], 8192;
+    /// Longest wait of a read for its Gatelog-Min-Position [default: 5s]
+    min_position_wait: Span, "GATELOG_MIN_POSITION_WAIT", [value_name = "TIME"], Span::seconds(5);
+    /// Records by which a read model may lag before /readyz says no [default: 10000]
+    max_lag: u64, "GATELOG_MAX_LAG", [value_name = "N"], 10_000;
+    /// Largest body of a request [default: 64KiB]
+    max_body_bytes: Size, "GATELOG_MAX_BODY_BYTES", [value_name = "SIZE"], Size(64 << 10);
+    /// Memory for what is read often [default: 128MiB]
+    cache_bytes: Size, "GATELOG_CACHE_BYTES", [value_name = "SIZE"], Size(128 << 20);
+    /// Memory for rows that are not on disk yet; a restart folds at most that much again [default: 96MiB]
+    memtable_bytes: Size, "GATELOG_MEMTABLE_BYTES", [value_name = "SIZE"], Size(96 << 20);
+    /// How long after an erasure its last bytes may stay on disk [default: 1h]
+    compaction_delay: Span, "GATELOG_COMPACTION_DELAY", [value_name = "TIME"], Span::seconds(3600);
+    /// Form of log lines [default: text]
+    log_format: LogFormat, "GATELOG_LOG_FORMAT", [], LogFormat::Text;
+    /// What is logged: a level, or directives such as info,gatelog::http=debug [default: info]
+    log_level: LogLevel, "GATELOG_LOG_LEVEL", [value_name = "LEVEL"], LogLevel::default();
+}
+
+/// Where options come from: flags and environment, and the file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Sources {
+    /// A TOML file with options: names as the flags, with _ for -
+    #[arg(long, env = "GATELOG_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// The options of a node, checked.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    pub effective: Effective,
+}
+
+impl Sources {
+    /// What the environment says, for commands that have few flags of their own.
+    pub fn from_environment() -> Result<Self, clap::Error> {
+        use clap::{Args, FromArgMatches};
+        let command = Self::augment_args(clap::Command::new("gatelog"));
+        Self::from_arg_matches(&command.try_get_matches_from(["gatelog"])?)
+    }
+
+    /// Reads the file, puts the sources on top of each other, and checks every bound.
+    pub fn load(self, env: impl Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => Options::default(),
+        };
+        let mut above = self.options;
+        above.bootstrap_api_key = env(BOOTSTRAP_KEY)
+            .map(|text| zeroize::Zeroizing::new(text).parse::<Hidden>())
+            .transpose()
+            .map_err(|e| ConfigError::Environment {
+                variable: BOOTSTRAP_KEY,
+                what: e.to_string(),
+            })?;
+        // A source that names the key at all overrules those below, whichever way they name it.
+        let bootstrap_api_key = match above.bootstrap_key()? {
+            Some(key) => Some(key),
+            None => file.bootstrap_key()?,
+        };
+        let effective = above.or(file).effective();
+        let config = effective.check(bootstrap_api_key)?;
+        Ok(Loaded { config, effective })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        path: path.to_owned(),
+        error,
+    })?;
+    toml::from_str(&text).map_err(|e| ConfigError::File {
+        path: path.to_owned(),
+        // The line itself is not shown: it may hold a secret.
+        place: e.span().map_or("somewhere".to_owned(), |span| {
+            format!("line {}", 1 + text[..span.start].matches('\n').count())
+        }),
+        what: e.message().to_owned(),
+    })
+}
+
+impl Options {
+    fn bootstrap_key(&self) -> Result<Option<SecretString>, ConfigError> {
+        match (&self.bootstrap_api_key, &self.bootstrap_api_key_file) {
+            (Some(_), Some(_)) => Err(ConfigError::TwoBootstrapKeys),
+            (Some(key), None) => Ok(Some(key.0.clone())),
+            (None, Some(path)) => read_key(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Reads an API key from a private file.
+pub fn read_key(path: &Path) -> Result<SecretString, ConfigError> {
+    let bytes = private_file::read(path)?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    text.parse::<Hidden>()
+        .map(|key| key.0)
+        .map_err(|e| ConfigError::Bounds {
+            option: "bootstrap_api_key_file",
+            is: path.display().to_string(),
+            must: format!("a file that holds {}", e.to_string().trim_start_matches("expected ")),
+        })
+}
+
+/// Checks that a value lies between two others, both included.
+fn within<T: PartialOrd + Display>(option: &'static str, value: T, least: T, most: T) -> Result<(), ConfigError> {
+    if least <= value && value <= most {
+        return Ok(());
+    }
+    Err(ConfigError::Bounds {
+        option,
+        is: value.to_string(),
+        must: format!("from {least} to {most}"),
+    })
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
+const DAY: u64 = 86_400;
+
+impl Effective {
+    fn check(&self, bootstrap_api_key: Option<SecretString>) -> Result<Config, ConfigError> {
+        self.check_network()?;
+        self.check_sessions()?;
+        self.check_hashing()?;
+        self.check_resources()?;
+        Ok(self.config(bootstrap_api_key))
+    }
+
+    fn check_network(&self) -> Result<(), ConfigError> {
+        let shielded = self.listen.ip().is_loopback() || !self.trusted_proxies.0.is_empty();
+        if !shielded && !self.allow_plain_http {
+            return Err(ConfigError::PlainHttp { listen: self.listen });
+        }
+        let rest = self
+            .issuer
+            .strip_prefix("https://")
+            .or(self.issuer.strip_prefix("http://"));
+        let is_url = rest.is_some_and(|r| !r.is_empty() && !r.ends_with('/') && !r.contains(['?', '#', ' ', '@']));
+        if !is_url {
+            return Err(ConfigError::Bounds {
+                option: "issuer",
+                is: format!("{:?}", self.issuer),
+                must: "a URL such as https://login.example.com, without / at its end".to_owned(),
+            });
+        }
+        if self.audience.trim().is_empty() {
+            return Err(ConfigError::Bounds {
+                option: "audience",
+                is: "empty".to_owned(),
+                must: "a name; leave it out to use the issuer".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> Result<(), ConfigError> {
+        let s = Span::seconds;
+        within("access_token_lifetime", self.access_token_lifetime, s(MINUTE), s(DAY))?;
+        within("session_lifetime", self.session_lifetime, s(MINUTE), s(400 * DAY))?;
+        within("session_idle", self.session_idle, s(MINUTE), self.session_lifetime)?;
+        // SP 800-63B-4, section 3.2.2: no more than 100 failures in a row.
+        within("lock_after", self.lock_after, 1, 100)?;
+        within("lock_base", self.lock_base, Span(Duration::from_millis(1)), s(HOUR))?;
+        within("lock_max", self.lock_max, self.lock_base, s(DAY))?;
+        within("account_free_attempts", self.account_free_attempts, 1, 100)?;
+        within("account_longest_wait", self.account_longest_wait, s(1), s(DAY))?;
+        within("network_free_attempts", self.network_free_attempts, 1, 1_000_000)?;
+        within("network_longest_wait", self.network_longest_wait, s(1), s(DAY))?;
+        within("network_decay", self.network_decay, Span(Duration::from_millis(1)), s(DAY))
+    }
+
+    fn check_hashing(&self) -> Result<(), ConfigError> {
+        within("argon2_memory", self.argon2_memory, Size(7 << 20), Size(1 << 30))?;
+        within("argon2_iterations", self.argon2_iterations, 1, 16)?;
+        within("argon2_lanes", self.argon2_lanes, 1, 16)?;
+        // The weakest of OWASP's equivalent settings is 7 MiB with 5 passes; less memory needs more passes.
+        let work = self.argon2_memory.0.saturating_mul(self.argon2_iterations as usize);
+        if work < 35 << 20 {
+            return Err(ConfigError::Bounds {
+                option: "argon2_iterations",
+                is: self.argon2_iterations.to_string(),
+                must: format!(
+                    "at least {} with {} of memory (OWASP's password storage guidance)",
+                    (35usize << 20).div_ceil(self.argon2_memory.0),
+                    self.argon2_memory
+                ),
+            });
+        }
+        within("hash_threads", self.hash_threads, 1, 256)?;
+        within("hash_max_wait", self.hash_max_wait, Span(Duration::from_millis(50)), Span::seconds(MINUTE))
+    }
+
+    fn check_resources(&self) -> Result<(), ConfigError> {
+        within("partitions", self.partitions, 1, 1024)?;
+        within("queue", self.queue, 16, 1_000_000)?;
+        within("min_position_wait", self.min_position_wait, Span::seconds(0), Span::seconds(MINUTE))?;
+        within("max_lag", self.max_lag, 1, u64::MAX)?;
+        within("max_body_bytes", self.max_body_bytes, Size(4 << 10), Size(512 << 10))?;
+        within("cache_bytes", self.cache_bytes, Size(8 << 20), Size(1 << 40))?;
+        within("memtable_bytes", self.memtable_bytes, Size(8 << 20), Size(64 << 30))?;
+        within("compaction_delay", self.compaction_delay, Span::seconds(0), Span::seconds(30 * DAY))
+    }
+
+    fn config(&self, bootstrap_api_key: Option<SecretString>) -> Config {
+        Config {
+            listen: self.listen,
+            data_dir: self.data_dir.clone(),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            partitions: self.partitions,
+            tenant: TenantId::default(),
+            bootstrap_api_key,
+            trusted_proxies: self.trusted_proxies.0.clone(),
+            access_token_lifetime: self.access_token_lifetime.0,
+            signing_algorithm: self.signing_algorithm.into(),
+            session: session::Policy {
+                session_lifetime: self.session_lifetime.0,
+                session_idle: self.session_idle.0,
+                lock_after: self.lock_after,
+                lock_base: self.lock_base.0,
+                lock_max: self.lock_max.0,
+            },
+            password_policy: self.password_policy.into(),
+            pool: PoolConfig {
+                threads: self.hash_threads,
+                max_wait: self.hash_max_wait.0,
+                params: Argon2Params {
+                    memory_kib: (self.argon2_memory.0 / 1024) as u32,
+                    iterations: self.argon2_iterations,
+                    lanes: self.argon2_lanes,
+                },
+                ..PoolConfig::default()
+            },
+            account_limits: Limits {
+                free: self.account_free_attempts,
+                cap: self.account_longest_wait.0,
+                ..Limits::ACCOUNT
+            },
+            network_limits: Limits {
+                free: self.network_free_attempts,
+                cap: self.network_longest_wait.0,
+                decay: self.network_decay.0,
+                ..Limits::NETWORK
+            },
+            queue: self.queue,
+            min_position_wait: self.min_position_wait.0,
+            max_lag: self.max_lag,
+            max_body_bytes: self.max_body_bytes.0,
+            cache_bytes: self.cache_bytes.0,
+            memtable_bytes: self.memtable_bytes.0,
+            compaction_delay: self.compaction_delay.0,
+        }
+    }
+}
+
+impl Loaded {
+    /// The options as they hold, as a configuration file. Secrets are only mentioned.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        let mut text = toml::to_string(&self.effective)?;
+        let known = self.config.bootstrap_api_key.as_ref();
+        text.push_str(match known.map(|k| k.expose_secret().len()) {
+            None => "# bootstrap_api_key is not set\n",
+            Some(_) => "# bootstrap_api_key is set (not shown)\n",
+        });
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str) -> Result<Loaded, ConfigError> {
+        load_with(file, &[], &[])
+    }
+
+    fn load_with(file: &str, flags: &[&str], env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        use clap::{Args, FromArgMatches};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gatelog.toml");
+        std::fs::write(&path, file).unwrap();
+        let command = Sources::augment_args(clap::Command::new("t"));
+        let matches = command.try_get_matches_from([&["t"], flags].concat()).unwrap();
+        let mut sources = Sources::from_arg_matches(&matches).unwrap();
+        sources.config = Some(path);
+        sources.load(|name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn names_in_the_environment_follow_from_the_options() {
+        for (name, env) in NAMES {
+            assert_eq!(*env, format!("GATELOG_{}", name.to_uppercase()));
+        }
+    }
+
+    #[test]
+    fn defaults_are_safe_and_complete() {
+        let loaded = load("").unwrap();
+        let c = &loaded.config;
+        assert!(c.listen.ip().is_loopback());
+        assert_eq!(c.issuer, "http://localhost:8080");
+        assert_eq!(c.audience, c.issuer);
+        assert!(c.bootstrap_api_key.is_none());
+        assert_eq!(c.session, session::Policy::default());
+        assert_eq!(c.account_limits, Limits::ACCOUNT);
+        assert_eq!(c.network_limits, Limits::NETWORK);
+        assert_eq!(c.pool.params, Argon2Params::default());
+        // What is printed can be read again, and says the same.
+        let printed = loaded.to_toml().unwrap();
+        assert_eq!(load(&printed).unwrap().to_toml().unwrap(), printed);
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let loaded = load_with("partitions = 4\nqueue = 100", &["--partitions", "3"], &[]).unwrap();
+        assert_eq!((loaded.config.partitions, loaded.config.queue), (3, 100));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        for (file, expected) in [
+            ("lissten = \"x\"", "lissten"),
+            ("partitions = 0", "partitions is 0, but it must be from 1 to 1024"),
+            ("partitions = \"many\"", "line 1"),
+            ("\naccess_token_lifetime = \"15\"", "line 2: expected a length of time"),
+            ("session_idle = \"60d\"", "session_idle is 60d, but it must be from 1m to 30d"),
+            ("lock_after = 1000", "lock_after"),
+            ("argon2_memory = \"1MiB\"", "argon2_memory"),
+            ("argon2_iterations = 1", "at least 2 with 19MiB"),
+            ("listen = \"0.0.0.0:8080\"", "--allow-plain-http"),
+            ("issuer = \"login.example.com\"", "issuer"),
+            ("issuer = \"https://login.example.com/\"", "issuer"),
+            ("audience = \" \"", "audience"),
+            ("max_body_bytes = \"8MiB\"", "max_body_bytes"),
+            ("log_level = \"loud\"", "expected a level"),
+            ("password_policy = \"none\"", "nist-4"),
+            ("trusted_proxies = [\"proxy\"]", "IP addresses"),
+        ] {
+            let message = load(file).unwrap_err().to_string();
+            assert!(message.contains(expected), "{file}: {message}");
+        }
+    }
+
+    #[test]
+    fn listening_beyond_this_machine_needs_a_word() {
+        let listen = "listen = \"0.0.0.0:8080\"\n";
+        assert!(load(&format!("{listen}allow_plain_http = true")).is_ok());
+        assert!(load(&format!("{listen}trusted_proxies = [\"10.0.0.1\"]")).is_ok());
+        assert!(load_with(listen, &["--allow-plain-http"], &[]).is_ok());
+        assert!(load(listen).is_err());
+    }
+
+    #[test]
+    fn the_bootstrap_key_comes_from_one_place_and_is_never_shown() {
+        let secret = "file-0123456789";
+        let file = format!("bootstrap_api_key = \"{secret}\"");
+        let key = |l: &Loaded| l.config.bootstrap_api_key.clone().unwrap().expose_secret().to_owned();
+        let from_file = load(&file).unwrap();
+        assert_eq!(key(&from_file), secret);
+        assert!(!format!("{from_file:?}{}", from_file.to_toml().unwrap()).contains(secret));
+        let from_env = load_with(&file, &[], &[(BOOTSTRAP_KEY, "env-0123456789")]).unwrap();
+        assert_eq!(key(&from_env), "env-0123456789");
+
+        let both = format!("{file}\nbootstrap_api_key_file = \"k\"");
+        assert!(matches!(load(&both), Err(ConfigError::TwoBootstrapKeys)));
+        let message = load_with("", &[], &[(BOOTSTRAP_KEY, "hunter2")]).unwrap_err().to_string();
+        assert!(message.contains(BOOTSTRAP_KEY) && !message.contains("hunter2"), "{message}");
+        let message = load("bootstrap_api_keyy = \"hunter2hunter2\"").unwrap_err().to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_key_file_must_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        let file = format!("bootstrap_api_key_file = {path:?}");
+        let mode = |m| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(m)).unwrap();
+        mode(0o644);
+        assert!(load(&file).unwrap_err().to_string().contains("chmod 600"));
+        mode(0o600);
+        assert!(load(&file).is_ok());
+    }
+}
