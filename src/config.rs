@@ -57,7 +57,11 @@ pub enum ConfigError {
     #[error("the configuration file {path} cannot be read: {error}", path = .path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
     #[error("the configuration file {path}, {place}: {what}", path = .path.display())]
-    File { path: PathBuf, place: String, what: String },
+    File {
+        path: PathBuf,
+        place: String,
+        what: String,
+    },
     #[error("the environment variable {variable}: {what}")]
     Environment { variable: &'static str, what: String },
     #[error("{option} is {is}, but it must be {must}")]
@@ -68,7 +72,9 @@ pub enum ConfigError {
     },
     #[error(transparent)]
     PrivateFile(#[from] crate::auth::private_file::PrivateFileError),
-    #[error("set either bootstrap_api_key or bootstrap_api_key_file in the environment or in the file, not both")]
+    #[error(
+        "set either bootstrap_api_key or bootstrap_api_key_file in the environment or in the file, not both"
+    )]
     TwoBootstrapKeys,
     #[error(
         "listen is {listen}, which other machines can reach without encryption. Put a proxy that speaks HTTPS in \

@@ -208,9 +208,13 @@ impl Started {
     }
 
     /// Work that goes on beside requests: flushing the views, compacting after erasures, checking the log's bytes.
-    /// Runs until it is dropped.
-    pub async fn housekeeping(&self) {
-        tokio::join!(self.flush_views(), self.compact_after_erasures(), self.scrub());
+    /// Ends only when the log turns out to be damaged; the node must then stop.
+    pub async fn housekeeping(&self) -> LogError {
+        tokio::select! {
+            damage = self.scrub() => damage,
+            () = self.flush_views() => LogError::Closed,
+            () = self.compact_after_erasures() => LogError::Closed,
+        }
     }
 
     /// Bounds what a start after a crash must fold again.
@@ -231,7 +235,7 @@ impl Started {
         let mut pending = true;
         loop {
             if !pending && erasures.changed().await.is_err() {
-                return;
+                return std::future::pending().await;
             }
             tokio::time::sleep(self.node.config.compaction_delay).await;
             erasures.mark_unchanged();
@@ -244,15 +248,15 @@ impl Started {
         }
     }
 
-    async fn scrub(&self) {
+    /// The start checks the newest segments; the rest is checked here.
+    async fn scrub(&self) -> LogError {
         let log = self.log.clone();
         match tokio::task::spawn_blocking(move || log.scrub()).await {
-            Ok(Err(e)) => {
-                tracing::error!(error = %e, "the log is damaged; stop and restore it from a backup")
-            }
+            Ok(Err(damage)) => return damage,
             Ok(Ok(found)) => tracing::info!(records = found.records, "every byte of the log is as written"),
             Err(_) => {}
         }
+        std::future::pending().await
     }
 
     /// Finishes what was handed in, writes the views out, and closes the log as clean.

@@ -36,7 +36,8 @@ impl std::str::FromStr for LogLevel {
     type Err = InvalidLogLevel;
     fn from_str(text: &str) -> Result<Self, InvalidLogLevel> {
         // A lone word that is no level would be taken for the name of a crate, and silence everything else.
-        let lone_word = !text.contains(['=', ',']) && text.parse::<tracing::level_filters::LevelFilter>().is_err();
+        let lone_word =
+            !text.contains(['=', ',']) && text.parse::<tracing::level_filters::LevelFilter>().is_err();
         if text.is_empty() || lone_word || EnvFilter::try_new(text).is_err() {
             return Err(InvalidLogLevel);
         }
@@ -79,7 +80,11 @@ pub fn start(format: LogFormat, level: &LogLevel) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         // The message of a panic may quote what was being worked on, so it is left out.
-        tracing::error!(place, thread = thread.name().unwrap_or(""), "a part of the program panicked");
+        tracing::error!(
+            place,
+            thread = thread.name().unwrap_or(""),
+            "a part of the program panicked"
+        );
     }));
 }
 

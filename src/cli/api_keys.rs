@@ -125,5 +125,10 @@ fn line(key: &Value) -> String {
         Some(at) => format!("revoked {at}"),
         None => format!("since {}", text(key, "created_at")),
     };
-    format!("{}  {}  [{}]  {state}", text(key, "key_id"), text(key, "name"), scopes.join(" "))
+    format!(
+        "{}  {}  [{}]  {state}",
+        text(key, "key_id"),
+        text(key, "name"),
+        scopes.join(" ")
+    )
 }

@@ -58,8 +58,13 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
     let keys = data::read_keys(config, &secrets)?;
     let partitions = log.partitions();
     let home = user.shard().partition(partitions);
-    let settings = data::directory(&secrets).tenant_shard(&config.tenant).partition(partitions);
-    let wanted = [format!("\"subject\":\"{user}\""), "\"subject\":\"tenant\"".to_owned()];
+    let settings = data::directory(&secrets)
+        .tenant_shard(&config.tenant)
+        .partition(partitions);
+    let wanted = [
+        format!("\"subject\":\"{user}\""),
+        "\"subject\":\"tenant\"".to_owned(),
+    ];
     let mut states = States::default();
     let mut fences: HashMap<(Stream, Partition), Fence> = HashMap::new();
     for entry in log.read_to_end(&others(partitions, &[home, settings]))? {
@@ -70,8 +75,8 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
         if !counts || !wanted.iter().any(|w| contains(&entry, w)) {
             continue;
         }
-        let mut commit =
-            codec::decode(entry.record.header.commit_id, &entry.record.value).map_err(|e| at_position(at, &e))?;
+        let mut commit = codec::decode(entry.record.header.commit_id, &entry.record.value)
+            .map_err(|e| at_position(at, &e))?;
         if commit.tenant != config.tenant {
             continue;
         }
@@ -81,7 +86,12 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
     if states.user.version == 0 {
         return Err(Failure::Other(format!("there was no user {user} at {until}")));
     }
-    let body = UserBody::new(user, &states.user, &states.settings, states.activity.last_login_at);
+    let body = UserBody::new(
+        user,
+        &states.user,
+        &states.settings,
+        states.activity.last_login_at,
+    );
     let text = serde_json::to_string(&body).map_err(Failure::other)?;
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())

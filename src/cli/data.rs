@@ -68,8 +68,10 @@ pub fn read_log(config: &Config) -> Result<Arc<EmbeddedLog>, Failure> {
 
 /// The node's secrets.
 pub fn secrets(config: &Config) -> Result<Secrets, Failure> {
-    Secrets::open(&Folders::under(&config.data_dir).secrets, |name| std::env::var(name).ok())
-        .map_err(Failure::other)
+    Secrets::open(&Folders::under(&config.data_dir).secrets, |name| {
+        std::env::var(name).ok()
+    })
+    .map_err(Failure::other)
 }
 
 /// The keys of subjects, for reading; another process may use them.
@@ -80,5 +82,8 @@ pub fn read_keys(config: &Config, secrets: &Secrets) -> Result<SubjectKeys, Fail
 
 /// Where identifiers and settings belong.
 pub fn directory(secrets: &Secrets) -> Directory {
-    Directory::new(secrets.identifier_pepper.expose(), secrets.routing_secret.expose())
+    Directory::new(
+        secrets.identifier_pepper.expose(),
+        secrets.routing_secret.expose(),
+    )
 }

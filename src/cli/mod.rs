@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gatelog_events::log::LogError;
+use gatelog_projections::catch_up::CatchUpError;
 
 use crate::config::ConfigError;
 use crate::config::options::{Loaded, Sources};
@@ -108,14 +109,15 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Failure::Config(_) | Failure::Usage(_) => Exit::Usage,
-            Failure::Log(e) | Failure::Node(NodeError::Log(e) | NodeError::Takeover(TakeoverError::Log(e))) => {
-                match e {
-                    LogError::Locked(_) => Exit::Locked,
-                    LogError::Damaged { .. } => Exit::Damaged,
-                    LogError::Mismatch { .. } => Exit::Usage,
-                    LogError::Io { .. } | LogError::Closed => Exit::Failed,
-                }
-            }
+            Failure::Log(e)
+            | Failure::Node(
+                NodeError::Log(e) | NodeError::Takeover(TakeoverError::CatchUp(CatchUpError::Log(e))),
+            ) => match e {
+                LogError::Locked(_) => Exit::Locked,
+                LogError::Damaged { .. } => Exit::Damaged,
+                LogError::Mismatch { .. } => Exit::Usage,
+                LogError::Io { .. } | LogError::Closed => Exit::Failed,
+            },
             Failure::Node(_) | Failure::Io(_) | Failure::Other(_) => Exit::Failed,
             Failure::Told(exit) => *exit,
         }

@@ -47,7 +47,11 @@ impl Progress {
             } else {
                 String::new()
             };
-            let _ = writeln!(std::io::stderr(), "{done}{of} {}, {rate:.0} per second", self.what);
+            let _ = writeln!(
+                std::io::stderr(),
+                "{done}{of} {}, {rate:.0} per second",
+                self.what
+            );
         }
     }
 

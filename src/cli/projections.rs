@@ -93,13 +93,18 @@ fn list_here(place: &Place) -> Result<Value, Failure> {
             None => Checkpoint::default(),
         };
         let mut lag = 0;
-        for stream in Stream::ALL.into_iter().filter(|s| projection.streams().contains(s)) {
+        for stream in Stream::ALL
+            .into_iter()
+            .filter(|s| projection.streams().contains(s))
+        {
             for partition in (0..data.log.partitions()).map(gatelog_events::ids::Partition) {
                 let end = futures::executor::block_on(data.log.end(stream, partition))?;
                 lag += end.saturating_sub(checkpoint.get(stream, partition).next);
             }
         }
-        all.push(json!({"name": projection.name(), "version": projection.version(), "lag": lag, "stopped": []}));
+        all.push(
+            json!({"name": projection.name(), "version": projection.version(), "lag": lag, "stopped": []}),
+        );
     }
     Ok(json!({"projections": all}))
 }
@@ -146,7 +151,8 @@ async fn rebuild_there(name: &str, url: &str, place: &Place) -> Result<(), Failu
     progress.finish();
     if state["status"] != "done" {
         return Err(Failure::Other(
-            "the rebuild did not succeed; the node's log says why, and the old read model goes on serving".to_owned(),
+            "the rebuild did not succeed; the node's log says why, and the old read model goes on serving"
+                .to_owned(),
         ));
     }
     tell(name, state["folded"].as_u64().unwrap_or(0), place.json)
@@ -156,6 +162,9 @@ fn tell(name: &str, folded: u64, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return print_json(&json!({"name": name, "status": "done", "folded": folded}));
     }
-    writeln!(std::io::stdout(), "{name} was built anew from {folded} records and serves.")?;
+    writeln!(
+        std::io::stdout(),
+        "{name} was built anew from {folded} records and serves."
+    )?;
     Ok(())
 }

@@ -115,9 +115,12 @@ fn print<W: Write>(args: &Args, log: &dyn EventLog, mut printer: Printer<'_, W>)
 impl Args {
     fn wants(&self, at: Position) -> bool {
         match self.from {
-            Some(from) => at.stream == from.stream && at.partition == from.partition && at.offset >= from.offset,
+            Some(from) => {
+                at.stream == from.stream && at.partition == from.partition && at.offset >= from.offset
+            }
             None => {
-                self.stream.is_none_or(|s| s == at.stream) && self.partition.is_none_or(|p| p == at.partition.0)
+                self.stream.is_none_or(|s| s == at.stream)
+                    && self.partition.is_none_or(|p| p == at.partition.0)
             }
         }
     }
@@ -131,14 +134,14 @@ pub fn contains(entry: &Entry, text: &str) -> bool {
 
 impl<W: Write> Printer<'_, W> {
     fn commit(&mut self, entry: &Entry, void: bool) -> Result<(), Failure> {
-        let damaged = |e: &dyn std::fmt::Display| Failure::Other(format!("the commit at {}: {e}", entry.position));
-        let events: Vec<&RawValue> = serde_json::from_slice(&entry.record.value).map_err(|_| {
-            damaged(&"it is not a batch of CloudEvents")
-        })?;
+        let damaged =
+            |e: &dyn std::fmt::Display| Failure::Other(format!("the commit at {}: {e}", entry.position));
+        let events: Vec<&RawValue> = serde_json::from_slice(&entry.record.value)
+            .map_err(|_| damaged(&"it is not a batch of CloudEvents"))?;
         let mut opened = match self.keys {
             Some(keys) => {
-                let mut commit =
-                    codec::decode(entry.record.header.commit_id, &entry.record.value).map_err(|e| damaged(&e))?;
+                let mut commit = codec::decode(entry.record.header.commit_id, &entry.record.value)
+                    .map_err(|e| damaged(&e))?;
                 codec::open(&mut commit, keys).map_err(|e| damaged(&e))?;
                 Some(commit)
             }

@@ -74,8 +74,8 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
             let _ = stopping.send(());
         });
         tokio::select! {
-            served = serving => served,
-            () = started.housekeeping() => Ok(()),
+            served = serving => served.map_err(Failure::from),
+            damage = started.housekeeping() => Err(Failure::from(damage)),
             () = after(stopped, GRACE) => {
                 tracing::warn!("some requests did not end in time and were cut off");
                 Ok(())
@@ -90,9 +90,11 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
 
 async fn listen(loaded: &Loaded) -> Result<TcpListener, Failure> {
     let address = loaded.config.listen;
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| Failure::Other(format!("cannot listen on {address}: {e}; choose another with --listen")))
+    TcpListener::bind(address).await.map_err(|e| {
+        Failure::Other(format!(
+            "cannot listen on {address}: {e}; choose another with --listen"
+        ))
+    })
 }
 
 /// Resolves once the process is told to stop.
@@ -118,9 +120,12 @@ async fn after(stopped: oneshot::Receiver<()>, grace: Duration) {
 fn introduce(bootstrap: Bootstrap) -> Result<(), Failure> {
     match bootstrap {
         Bootstrap::Configured => {}
-        Bootstrap::Found(file) => tracing::info!(file = %file.display(), "the bootstrap API key is in this file"),
+        Bootstrap::Found(file) => {
+            tracing::info!(file = %file.display(), "the bootstrap API key is in this file")
+        }
         Bootstrap::Made(file, key) => {
-            private_file::create(&file, format!("{}\n", key.expose_secret()).as_bytes()).map_err(Failure::other)?;
+            private_file::create(&file, format!("{}\n", key.expose_secret()).as_bytes())
+                .map_err(Failure::other)?;
             let mut out = std::io::stderr().lock();
             writeln!(
                 out,

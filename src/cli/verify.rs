@@ -108,7 +108,11 @@ fn as_json(report: &Report, bytes: u64) -> serde_json::Value {
 
 fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "log: {} records, {bytes} bytes, all as written", report.records)?;
+    writeln!(
+        out,
+        "log: {} records, {bytes} bytes, all as written",
+        report.records
+    )?;
     for (name, rows) in &report.rows {
         writeln!(out, "{name}: {rows} rows compared")?;
     }

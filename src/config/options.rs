@@ -224,12 +224,20 @@ pub fn read_key(path: &Path) -> Result<SecretString, ConfigError> {
         .map_err(|e| ConfigError::Bounds {
             option: "bootstrap_api_key_file",
             is: path.display().to_string(),
-            must: format!("a file that holds {}", e.to_string().trim_start_matches("expected ")),
+            must: format!(
+                "a file that holds {}",
+                e.to_string().trim_start_matches("expected ")
+            ),
         })
 }
 
 /// Checks that a value lies between two others, both included.
-fn within<T: PartialOrd + Display>(option: &'static str, value: T, least: T, most: T) -> Result<(), ConfigError> {
+fn within<T: PartialOrd + Display>(
+    option: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
     if least <= value && value <= most {
         return Ok(());
     }
@@ -262,7 +270,8 @@ impl Effective {
             .issuer
             .strip_prefix("https://")
             .or(self.issuer.strip_prefix("http://"));
-        let is_url = rest.is_some_and(|r| !r.is_empty() && !r.ends_with('/') && !r.contains(['?', '#', ' ', '@']));
+        let is_url =
+            rest.is_some_and(|r| !r.is_empty() && !r.ends_with('/') && !r.contains(['?', '#', ' ', '@']));
         if !is_url {
             return Err(ConfigError::Bounds {
                 option: "issuer",
@@ -282,18 +291,38 @@ impl Effective {
 
     fn check_sessions(&self) -> Result<(), ConfigError> {
         let s = Span::seconds;
-        within("access_token_lifetime", self.access_token_lifetime, s(MINUTE), s(DAY))?;
+        within(
+            "access_token_lifetime",
+            self.access_token_lifetime,
+            s(MINUTE),
+            s(DAY),
+        )?;
         within("session_lifetime", self.session_lifetime, s(MINUTE), s(400 * DAY))?;
-        within("session_idle", self.session_idle, s(MINUTE), self.session_lifetime)?;
+        within(
+            "session_idle",
+            self.session_idle,
+            s(MINUTE),
+            self.session_lifetime,
+        )?;
         // SP 800-63B-4, section 3.2.2: no more than 100 failures in a row.
         within("lock_after", self.lock_after, 1, 100)?;
-        within("lock_base", self.lock_base, Span(Duration::from_millis(1)), s(HOUR))?;
+        within(
+            "lock_base",
+            self.lock_base,
+            Span(Duration::from_millis(1)),
+            s(HOUR),
+        )?;
         within("lock_max", self.lock_max, self.lock_base, s(DAY))?;
         within("account_free_attempts", self.account_free_attempts, 1, 100)?;
         within("account_longest_wait", self.account_longest_wait, s(1), s(DAY))?;
         within("network_free_attempts", self.network_free_attempts, 1, 1_000_000)?;
         within("network_longest_wait", self.network_longest_wait, s(1), s(DAY))?;
-        within("network_decay", self.network_decay, Span(Duration::from_millis(1)), s(DAY))
+        within(
+            "network_decay",
+            self.network_decay,
+            Span(Duration::from_millis(1)),
+            s(DAY),
+        )
     }
 
     fn check_hashing(&self) -> Result<(), ConfigError> {
@@ -301,7 +330,10 @@ impl Effective {
         within("argon2_iterations", self.argon2_iterations, 1, 16)?;
         within("argon2_lanes", self.argon2_lanes, 1, 16)?;
         // The weakest of OWASP's equivalent settings is 7 MiB with 5 passes; less memory needs more passes.
-        let work = self.argon2_memory.0.saturating_mul(self.argon2_iterations as usize);
+        let work = self
+            .argon2_memory
+            .0
+            .saturating_mul(self.argon2_iterations as usize);
         if work < 35 << 20 {
             return Err(ConfigError::Bounds {
                 option: "argon2_iterations",
@@ -314,18 +346,43 @@ impl Effective {
             });
         }
         within("hash_threads", self.hash_threads, 1, 256)?;
-        within("hash_max_wait", self.hash_max_wait, Span(Duration::from_millis(50)), Span::seconds(MINUTE))
+        within(
+            "hash_max_wait",
+            self.hash_max_wait,
+            Span(Duration::from_millis(50)),
+            Span::seconds(MINUTE),
+        )
     }
 
     fn check_resources(&self) -> Result<(), ConfigError> {
         within("partitions", self.partitions, 1, 1024)?;
         within("queue", self.queue, 16, 1_000_000)?;
-        within("min_position_wait", self.min_position_wait, Span::seconds(0), Span::seconds(MINUTE))?;
+        within(
+            "min_position_wait",
+            self.min_position_wait,
+            Span::seconds(0),
+            Span::seconds(MINUTE),
+        )?;
         within("max_lag", self.max_lag, 1, u64::MAX)?;
-        within("max_body_bytes", self.max_body_bytes, Size(4 << 10), Size(512 << 10))?;
+        within(
+            "max_body_bytes",
+            self.max_body_bytes,
+            Size(4 << 10),
+            Size(512 << 10),
+        )?;
         within("cache_bytes", self.cache_bytes, Size(8 << 20), Size(1 << 40))?;
-        within("memtable_bytes", self.memtable_bytes, Size(8 << 20), Size(64 << 30))?;
-        within("compaction_delay", self.compaction_delay, Span::seconds(0), Span::seconds(30 * DAY))
+        within(
+            "memtable_bytes",
+            self.memtable_bytes,
+            Size(8 << 20),
+            Size(64 << 30),
+        )?;
+        within(
+            "compaction_delay",
+            self.compaction_delay,
+            Span::seconds(0),
+            Span::seconds(30 * DAY),
+        )
     }
 
     fn config(&self, bootstrap_api_key: Option<SecretString>) -> Config {
@@ -449,8 +506,14 @@ mod tests {
             ("lissten = \"x\"", "lissten"),
             ("partitions = 0", "partitions is 0, but it must be from 1 to 1024"),
             ("partitions = \"many\"", "line 1"),
-            ("\naccess_token_lifetime = \"15\"", "line 2: expected a length of time"),
-            ("session_idle = \"60d\"", "session_idle is 60d, but it must be from 1m to 30d"),
+            (
+                "\naccess_token_lifetime = \"15\"",
+                "line 2: expected a length of time",
+            ),
+            (
+                "session_idle = \"60d\"",
+                "session_idle is 60d, but it must be from 1m to 30d",
+            ),
             ("lock_after = 1000", "lock_after"),
             ("argon2_memory = \"1MiB\"", "argon2_memory"),
             ("argon2_iterations = 1", "at least 2 with 19MiB"),
@@ -481,7 +544,14 @@ mod tests {
     fn the_bootstrap_key_comes_from_one_place_and_is_never_shown() {
         let secret = "file-0123456789";
         let file = format!("bootstrap_api_key = \"{secret}\"");
-        let key = |l: &Loaded| l.config.bootstrap_api_key.clone().unwrap().expose_secret().to_owned();
+        let key = |l: &Loaded| {
+            l.config
+                .bootstrap_api_key
+                .clone()
+                .unwrap()
+                .expose_secret()
+                .to_owned()
+        };
         let from_file = load(&file).unwrap();
         assert_eq!(key(&from_file), secret);
         assert!(!format!("{from_file:?}{}", from_file.to_toml().unwrap()).contains(secret));
@@ -490,9 +560,16 @@ mod tests {
 
         let both = format!("{file}\nbootstrap_api_key_file = \"k\"");
         assert!(matches!(load(&both), Err(ConfigError::TwoBootstrapKeys)));
-        let message = load_with("", &[], &[(BOOTSTRAP_KEY, "hunter2")]).unwrap_err().to_string();
-        assert!(message.contains(BOOTSTRAP_KEY) && !message.contains("hunter2"), "{message}");
-        let message = load("bootstrap_api_keyy = \"hunter2hunter2\"").unwrap_err().to_string();
+        let message = load_with("", &[], &[(BOOTSTRAP_KEY, "hunter2")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(BOOTSTRAP_KEY) && !message.contains("hunter2"),
+            "{message}"
+        );
+        let message = load("bootstrap_api_keyy = \"hunter2hunter2\"")
+            .unwrap_err()
+            .to_string();
         assert!(!message.contains("hunter2"), "{message}");
     }
 

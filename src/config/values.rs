@@ -72,10 +72,7 @@ impl fmt::Display for Span {
         if ms == 0 {
             return f.write_str("0s");
         }
-        let largest = UNITS
-            .into_iter()
-            .rev()
-            .find(|(_, unit)| ms.is_multiple_of(*unit));
+        let largest = UNITS.into_iter().rev().find(|(_, unit)| ms.is_multiple_of(*unit));
         let (unit, size) = largest.unwrap_or(UNITS[0]);
         write!(f, "{}{unit}", ms / size)
     }

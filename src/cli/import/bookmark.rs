@@ -82,7 +82,10 @@ mod tests {
         let bookmark = Bookmark::new(&mut File::open(&path).unwrap(), 6, 2).unwrap();
         bookmark.save(&mark).unwrap();
         std::fs::write(&path, "first\nsecond\nthird\n").unwrap();
-        assert_eq!(Bookmark::load(&mark, &mut File::open(&path).unwrap()), Some(bookmark));
+        assert_eq!(
+            Bookmark::load(&mark, &mut File::open(&path).unwrap()),
+            Some(bookmark)
+        );
         std::fs::write(&path, "fir5t\nsecond\n").unwrap();
         assert_eq!(Bookmark::load(&mark, &mut File::open(&path).unwrap()), None);
         std::fs::write(&path, "").unwrap();

@@ -270,7 +270,10 @@ fn read_and_prepare<R: std::io::BufRead + Send + 'static>(
 }
 
 /// Hands the batches to the writer, several at once, and settles them in their order.
-fn submit(node: Arc<Node>, mut prepared: InOrder<Result<Prepared, Failure>>) -> InOrder<Result<Settled, Failure>> {
+fn submit(
+    node: Arc<Node>,
+    mut prepared: InOrder<Result<Prepared, Failure>>,
+) -> InOrder<Result<Settled, Failure>> {
     let (order, ordered) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         while let Some(batch) = prepared.recv().await {

@@ -2,8 +2,8 @@
 
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
-use gatelog_events::domain::user::Command as UserCommand;
 use gatelog_events::domain::Actor;
+use gatelog_events::domain::user::Command as UserCommand;
 use gatelog_events::ids::UserId;
 use gatelog_events::seal::SubjectKey;
 use gatelog_projections::subject_keys::NewKey;
@@ -43,7 +43,10 @@ pub fn prepare(node: &Node, batch: Batch) -> Result<Prepared, Failure> {
     let mut rows = Vec::with_capacity(batch.lines.len());
     for (number, line) in (batch.first_line..).zip(batch.lines) {
         let row = match line {
-            None => Row::Wrong(Problem::new("", format!("the line is longer than {MAX_LINE} bytes"))),
+            None => Row::Wrong(Problem::new(
+                "",
+                format!("the line is longer than {MAX_LINE} bytes"),
+            )),
             Some(line) if line.trim_ascii().is_empty() => Row::Empty,
             Some(line) => match check(&line, clock::now()) {
                 Err(found) => Row::Wrong(found),
@@ -65,7 +68,10 @@ fn decide(node: &Node, row: Checked, keys: &mut Vec<NewKey>) -> Result<Row, Fail
         return if was_imported(node, login.user)? {
             Ok(Row::Present)
         } else {
-            Ok(Row::Wrong(Problem::new("email", "the address belongs to another account")))
+            Ok(Row::Wrong(Problem::new(
+                "email",
+                "the address belongs to another account",
+            )))
         };
     }
     let shard = node.directory.shard(tenant, &row.email);

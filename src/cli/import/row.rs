@@ -144,7 +144,10 @@ fn name(field: impl Into<String>, text: &str) -> Result<(), Problem> {
     if valid {
         Ok(())
     } else {
-        Err(Problem::new(field, "it must be 1 to 64 letters (a-z), digits, or any of _ - . :"))
+        Err(Problem::new(
+            field,
+            "it must be 1 to 64 letters (a-z), digits, or any of _ - . :",
+        ))
     }
 }
 
@@ -159,7 +162,10 @@ fn language(field: impl Into<String>, tag: &str) -> Result<(), Problem> {
     if valid {
         Ok(())
     } else {
-        Err(Problem::new(field, "it must be a language tag (BCP 47), such as de or pt-BR"))
+        Err(Problem::new(
+            field,
+            "it must be a language tag (BCP 47), such as de or pt-BR",
+        ))
     }
 }
 
@@ -167,7 +173,8 @@ fn language(field: impl Into<String>, tag: &str) -> Result<(), Problem> {
 fn explain(e: &serde_json::Error) -> Problem {
     let message = e.to_string();
     let quoted = message.split('`').nth(1).unwrap_or_default();
-    let plain = (1..=64).contains(&quoted.len()) && quoted.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let plain =
+        (1..=64).contains(&quoted.len()) && quoted.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let field = if plain { quoted } else { "" };
     let place = format!("column {}", e.column());
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
@@ -188,7 +195,9 @@ mod tests {
     use super::*;
 
     fn problem(line: &str) -> Problem {
-        check(line.as_bytes(), Timestamp::from_millis(1_000_000_000_000)).err().unwrap()
+        check(line.as_bytes(), Timestamp::from_millis(1_000_000_000_000))
+            .err()
+            .unwrap()
     }
 
     #[test]
@@ -197,7 +206,9 @@ mod tests {
             "email_verified":true,"created_at":"2001-02-03T04:05:06Z","locale":"de-CH","profile":{"given_name":"Ada"},
             "plan":"pro","roles":["editor"],"disabled":false,
             "consents":[{"purpose":"newsletter","channel":"email","granted":true,"notice":{"id":"n","version":"1","language":"de"}}]}"#;
-        let checked = check(line.as_bytes(), Timestamp::from_millis(1_000_000_000_000)).ok().unwrap();
+        let checked = check(line.as_bytes(), Timestamp::from_millis(1_000_000_000_000))
+            .ok()
+            .unwrap();
         assert_eq!(checked.email.typed(), "Ada@Example.com");
         assert_eq!(checked.register.consents.len(), 1);
         assert_eq!(checked.register.origin, Origin::Import);
@@ -210,14 +221,26 @@ mod tests {
             (r#"{"name":"x"}"#, "name"),
             (r"{}", "email"),
             (r#"{"email":"a@b.test","email":"a@b.test"}"#, "email"),
-            (r#"{"email":"a@b.test","password_hash":"secret-value"}"#, "password_hash"),
+            (
+                r#"{"email":"a@b.test","password_hash":"secret-value"}"#,
+                "password_hash",
+            ),
             (
                 r#"{"email":"a@b.test","password_hash":"$argon2id$v=19$m=4294967295,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"}"#,
                 "password_hash",
             ),
-            (r#"{"email":"a@b.test","created_at":"2999-01-01T00:00:00Z"}"#, "created_at"),
-            (r#"{"email":"a@b.test","profile":{"given_name":" "}}"#, "profile.given_name"),
-            (r#"{"email":"a@b.test","profile":{"shoe_size":"secret-value"}}"#, "shoe_size"),
+            (
+                r#"{"email":"a@b.test","created_at":"2999-01-01T00:00:00Z"}"#,
+                "created_at",
+            ),
+            (
+                r#"{"email":"a@b.test","profile":{"given_name":" "}}"#,
+                "profile.given_name",
+            ),
+            (
+                r#"{"email":"a@b.test","profile":{"shoe_size":"secret-value"}}"#,
+                "shoe_size",
+            ),
             (r#"{"email":"a@b.test","locale":"secret-value!"}"#, "locale"),
             (r#"{"email":"a@b.test","roles":["secret value"]}"#, "roles"),
             (r#"{"email":"a@b.test","disabled":"secret-value"}"#, ""),
