@@ -18,6 +18,7 @@ use crate::telemetry;
 
 /// Which data folder.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The data folder [default: ./data]. All other options of a node come from the environment and the file
     #[arg(long, env = "GATELOG_DATA_DIR", value_name = "FOLDER")]

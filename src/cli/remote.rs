@@ -12,6 +12,7 @@ use crate::config::options::read_key;
 
 /// Where the node is.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// URL of the running node; the key comes from GATELOG_API_KEY, GATELOG_BOOTSTRAP_API_KEY, or the data folder
     #[arg(long, env = "GATELOG_URL", value_name = "URL")]

@@ -16,7 +16,8 @@ pub fn gatelog(args: &[&str]) -> Command {
     command
         .args(args)
         .env("GATELOG_BOOTSTRAP_API_KEY", BOOTSTRAP)
-        .env("GATELOG_ARGON2_MEMORY", "1024")
+        .env("GATELOG_ARGON2_MEMORY", "7MiB")
+        .env("GATELOG_ARGON2_ITERATIONS", "5")
         .env_remove("GATELOG_FAILPOINT");
     command
 }
