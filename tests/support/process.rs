@@ -1,12 +1,13 @@
 //! The real binary, as its users run it.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 pub const BOOTSTRAP: &str = "bootstrap-key-of-the-tests";
 
@@ -32,37 +33,41 @@ pub struct Process {
 impl Process {
     /// Starts and waits until it is ready; `None` if it ended before.
     pub async fn start(dir: &Path, failpoint: Option<&str>) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let listen = format!("127.0.0.1:{port}");
         let dir = dir.to_str().unwrap();
-        let mut command = gatelog(&["serve", "--listen", &listen, "--data-dir", dir]);
+        let mut command = gatelog(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir]);
         if let Some(failpoint) = failpoint {
             command.env("GATELOG_FAILPOINT", failpoint);
         }
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = Self {
-            child: command.spawn().unwrap(),
-            url: format!("http://{listen}"),
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let (found, address) = oneshot::channel();
+        // Reads on after that, so that the pipe never fills.
+        std::thread::spawn(move || {
+            let mut found = Some(found);
+            for line in log.lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once(" ready address=")
+                    && let Some(found) = found.take()
+                {
+                    let _ = found.send(rest.split(' ').next().unwrap().to_owned());
+                }
+            }
+        });
+        let Ok(address) = address.await else {
+            child.wait().unwrap();
+            return None;
+        };
+        Some(Self {
+            child,
+            url: format!("http://{address}"),
             client: Client::builder()
                 .timeout(Duration::from_secs(30))
                 .build()
                 .unwrap(),
-        };
-        for _ in 0..3000 {
-            if process.child.try_wait().unwrap().is_some() {
-                return None;
-            }
-            let ready = process.client.get(format!("{}/readyz", process.url)).send().await;
-            if ready.is_ok_and(|r| r.status() == 200) {
-                return Some(process);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not ready in 30 s");
+        })
     }
 
     /// A call with the bootstrap key; `None` if the process was gone before it answered.
