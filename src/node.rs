@@ -1,5 +1,6 @@
 //! One node: its log, keys, views and writer, and what it needs to let people in.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,10 +89,15 @@ impl Data {
     /// Opens log, views, keys and secrets, or creates them.
     pub fn open(config: &Config) -> Result<Self, NodeError> {
         let folders = Folders::under(&config.data_dir);
-        std::fs::create_dir_all(&config.data_dir).map_err(|source| NodeError::DataDir {
-            place: config.data_dir.clone(),
-            source,
-        })?;
+        // Read models hold personal data in the clear, so the folder is its owner's alone.
+        let mut folder = std::fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700);
+        folder
+            .create(&config.data_dir)
+            .map_err(|source| NodeError::DataDir {
+                place: config.data_dir.clone(),
+                source,
+            })?;
         // The log comes first: it holds the lock on the directory.
         let options = EmbeddedOptions {
             partitions: config.partitions,
