@@ -169,7 +169,10 @@ impl Entry {
             UserEvent::RoleRevoked(r) => {
                 self.row.roles.remove(&r.role);
             }
-            UserEvent::Disabled(_) => self.row.status = Status::Disabled,
+            UserEvent::Disabled(_) => {
+                self.row.status = Status::Disabled;
+                self.row.credential_version += 1;
+            }
             UserEvent::Enabled(_) => self.row.status = Status::Active,
             _ => {}
         }

@@ -160,7 +160,7 @@ pub struct User {
     pub email_verified: bool,
     pub locale: Option<String>,
     pub profile: Profile,
-    /// Grows with each change of the password but a rehash: older sessions are dead. 0: no password.
+    /// Grows with each change of the password but a rehash, and when the user is disabled: older sessions are dead.
     pub credential_version: u32,
     pub plan: Option<PlanState>,
     pub roles: BTreeSet<String>,
@@ -242,7 +242,11 @@ impl User {
             UserEvent::RoleRevoked(e) => {
                 self.roles.remove(&e.role);
             }
-            UserEvent::Disabled(_) => self.status = Status::Disabled,
+            UserEvent::Disabled(_) => {
+                self.status = Status::Disabled;
+                // What was open stays closed when the user is enabled again.
+                self.credential_version += 1;
+            }
             UserEvent::Enabled(_) => self.status = Status::Active,
             UserEvent::Erased(_) => {
                 *self = User {
