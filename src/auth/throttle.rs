@@ -79,7 +79,11 @@ impl Strikes {
     pub fn failed(self, now: Timestamp, limits: &Limits) -> Self {
         let decayed = self.decayed(now, limits);
         let failures = decayed.failures.saturating_add(1);
-        let blocked_until = decayed.blocked_until.max(now.plus(limits.wait_after(failures)));
+        let blocked_until = match limits.wait_after(failures) {
+            // Not even up to `now`: another attempt may have read the clock just before.
+            Duration::ZERO => decayed.blocked_until,
+            wait => decayed.blocked_until.max(now.plus(wait)),
+        };
         Self {
             failures,
             blocked_until,
@@ -238,6 +242,13 @@ mod tests {
 
     const T0: Timestamp = Timestamp::from_millis(1_795_000_000_000);
     const KEY: Key = Key::Identifier([7; 16]);
+
+    #[test]
+    fn a_free_failure_does_not_block_an_attempt_that_read_the_clock_before() {
+        let throttle = Throttle::new(Limits::ACCOUNT, 10);
+        throttle.failed(KEY, T0.plus(Duration::from_millis(3)));
+        assert_eq!(throttle.check(KEY, T0), Ok(()));
+    }
 
     fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
