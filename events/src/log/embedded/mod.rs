@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use scan::{Records, Scrubbed};
+pub use state::Written;
 
 use self::appender::{Appender, Queue, Tail};
 use self::files::{io_error, mismatch};
@@ -205,6 +206,11 @@ impl EmbeddedLog {
         self.shared.log_id
     }
 
+    /// What was made durable since the log was opened; records per group say how well appends share an fdatasync.
+    pub fn written(&self) -> Written {
+        self.shared.written.get()
+    }
+
     /// The records of all partitions in the order in which they were written, up to the present end. Blocks.
     ///
     /// Goes through the files once, so it is the fast way to read everything. `from` names the first position wanted
@@ -267,6 +273,7 @@ fn share(dir: &Path, found: Found) -> (Vec<watch::Sender<Offset>>, Arc<Shared>) 
         slots: found.slots,
         state: RwLock::new(found.state),
         ends,
+        written: Default::default(),
     };
     (senders, Arc::new(shared))
 }

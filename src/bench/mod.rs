@@ -1,0 +1,114 @@
+//! `gatelog bench`: what Gatelog does, measured against the least that the machine would have to do for it.
+//!
+//! Every figure is a ratio of two things measured in one run, one after the other and again (A B A B …), so that it
+//! says something on any machine, also on one that is busy.
+
+mod consents;
+mod log_bytes;
+mod machine;
+mod measure;
+mod rebuild;
+mod report;
+mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gatelog_events::log::LogError;
+use gatelog_events::seal::KeySourceError;
+use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::store::StoreError;
+
+use crate::auth::NoRandomness;
+use crate::node::NodeError;
+use crate::writer::WriteError;
+
+use self::report::Section;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Benchmark {
+    /// Consent changes through the whole write path.
+    Consents,
+    /// All read models built anew.
+    Rebuild,
+}
+
+/// Options of `gatelog bench`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Measure only these; by default all
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Benchmark>,
+    /// How often each pair is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repetitions: u32,
+    /// Folder for the data of the measurements; it should lie on the disk that will hold the log
+    #[arg(long, default_value = ".")]
+    pub scratch: PathBuf,
+    /// Where to write the report; by default to standard output
+    #[arg(long)]
+    pub output: Option<PathBuf>,
+}
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    CatchUp(#[from] CatchUpError),
+    #[error(transparent)]
+    Keys(#[from] KeySourceError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("a part of the benchmark ended early: {0}")]
+    Ended(String),
+}
+
+impl BenchError {
+    fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io {
+            what: what.to_string(),
+            source,
+        }
+    }
+}
+
+/// Measures and writes the report.
+pub async fn run(options: Options) -> Result<(), BenchError> {
+    let options = Arc::new(options);
+    let all = [Benchmark::Consents, Benchmark::Rebuild];
+    let chosen = all
+        .into_iter()
+        .filter(|b| options.only.is_empty() || options.only.contains(b));
+    let mut sections = Vec::new();
+    for benchmark in chosen {
+        let section = measure(benchmark, &options).await?;
+        eprintln!("{section}");
+        sections.push(section);
+    }
+    let text = report::document(&machine::facts(), &sections);
+    match &options.output {
+        Some(path) => std::fs::write(path, text).map_err(BenchError::io(path.display())),
+        None => {
+            println!("{text}");
+            Ok(())
+        }
+    }
+}
+
+async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, BenchError> {
+    match benchmark {
+        Benchmark::Consents => consents::run(options).await,
+        Benchmark::Rebuild => rebuild::run(options).await,
+    }
+}
