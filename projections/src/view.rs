@@ -15,8 +15,9 @@ const FORM: u8 = 1;
 pub(crate) fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
     let mut bytes = Vec::with_capacity(256);
     bytes.push(FORM);
+    // A copy of the right length: it waits in an overlay, perhaps among very many.
     postcard::to_extend(row, bytes)
-        .map(Bytes::from)
+        .map(|bytes| Bytes::copy_from_slice(&bytes))
         .map_err(|_| bad_row(table))
 }
 
