@@ -7,7 +7,7 @@ use gatelog_events::clock;
 use gatelog_events::ids::UserId;
 use gatelog_events::log::embedded::Written;
 
-use super::log_bytes::append_raw;
+use super::log_bytes::RawLog;
 use super::measure::{Series, Took, Watch};
 use super::report::{Figure, Section, Target};
 use super::world::{self, Scratch, World};
@@ -22,7 +22,7 @@ const TIME: Duration = Duration::from_secs(3);
 pub async fn run(options: &Options) -> Result<Section, BenchError> {
     let scratch = Scratch::new(&options.scratch)?;
     let config = world::config(&scratch.folder("node")?);
-    let raw = scratch.folder("raw")?;
+    let raw = RawLog::create(&scratch.folder("raw")?)?;
     let started = tokio::task::block_in_place(|| Started::open(config))?;
     let world = World::new(&started);
     let users: Arc<[UserId]> = world.register_all(0..USERS, "").await?.into();
@@ -32,7 +32,7 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
         let (ours, written) = change(&started, &world, &users, n).await?;
         let bytes = written.bytes / written.groups.max(1);
         let grouping = written.records as f64 / written.groups.max(1) as f64;
-        let bare = tokio::task::block_in_place(|| append_raw(&raw, written.groups, bytes, grouping))?;
+        let bare = tokio::task::block_in_place(|| raw.append(written.groups, bytes, written.records as f64))?;
         if n > 0 {
             results.add(&ours, &bare, grouping, &written);
         }
