@@ -8,7 +8,7 @@ use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::{Actor, tenant};
-use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions, Written};
+use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::projection::Projection;
@@ -259,9 +259,9 @@ impl Started {
         std::future::pending().await
     }
 
-    /// What the log has made durable since the start.
-    pub fn written(&self) -> Written {
-        self.log.written()
+    /// The log, as its own kind knows it.
+    pub fn log(&self) -> &EmbeddedLog {
+        &self.log
     }
 
     /// Finishes what was handed in, writes the views out, and closes the log as clean.

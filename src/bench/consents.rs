@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::ids::UserId;
-use gatelog_events::log::embedded::Written;
 
 use super::log_bytes::RawLog;
 use super::measure::{Series, Took, Watch};
@@ -29,12 +28,15 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
     let mut results = Results::default();
     // The first pair warms up and is not counted.
     for n in 0..=options.repetitions {
-        let (ours, written) = change(&started, &world, &users, n).await?;
-        let bytes = written.bytes / written.groups.max(1);
-        let grouping = written.records as f64 / written.groups.max(1) as f64;
-        let bare = tokio::task::block_in_place(|| raw.append(written.groups, bytes, written.records as f64))?;
+        let before = tokio::task::block_in_place(|| started.log().group_lengths())?.len();
+        let ours = change(&world, &users, n).await?;
+        let (groups, bare) = tokio::task::block_in_place(|| {
+            let groups = started.log().group_lengths()?.split_off(before);
+            let bare = raw.append(&groups, ours.amount)?;
+            Ok::<_, BenchError>((groups, bare))
+        })?;
         if n > 0 {
-            results.add(&ours, &bare, grouping, &written);
+            results.add(&ours, &bare, &groups);
         }
     }
     drop(world);
@@ -43,13 +45,7 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
 }
 
 /// 256 callers in turn change consents of users, each waiting for its answer.
-async fn change(
-    started: &Started,
-    world: &Arc<World>,
-    users: &Arc<[UserId]>,
-    round: u32,
-) -> Result<(Took, Written), BenchError> {
-    let before = started.written();
+async fn change(world: &Arc<World>, users: &Arc<[UserId]>, round: u32) -> Result<Took, BenchError> {
     let watch = Watch::start();
     let until = clock::monotonic() + TIME;
     let mut callers = tokio::task::JoinSet::new();
@@ -75,14 +71,7 @@ async fn change(
     while let Some(caller) = callers.join_next().await {
         done += caller.map_err(|e| BenchError::Ended(e.to_string()))??;
     }
-    let took = watch.stop(done as f64);
-    let after = started.written();
-    let written = Written {
-        groups: after.groups - before.groups,
-        records: after.records - before.records,
-        bytes: after.bytes - before.bytes,
-    };
-    Ok((took, written))
+    Ok(watch.stop(done as f64))
 }
 
 #[derive(Default)]
@@ -96,12 +85,13 @@ struct Results {
 }
 
 impl Results {
-    fn add(&mut self, ours: &Took, bare: &Took, grouping: f64, written: &Written) {
+    fn add(&mut self, ours: &Took, bare: &Took, groups: &[u64]) {
         self.ratio.push(ours.rate() / bare.rate());
         self.ours.push(ours.rate());
         self.bare.push(bare.rate());
-        self.grouping.push(grouping);
-        self.bytes.push(written.bytes as f64 / written.records.max(1) as f64);
+        self.grouping.push(ours.amount / groups.len().max(1) as f64);
+        self.bytes
+            .push(groups.iter().sum::<u64>() as f64 / ours.amount.max(1.0));
         self.cpu.push(ours.cpu / ours.amount.max(1.0) * 1e6);
     }
 
@@ -111,9 +101,9 @@ impl Results {
             title: "Consent changes",
             method: format!(
                 "{AT_ONCE} callers in one process change the consents of {USERS} users for {} s; each waits until its \
-                 change is decided, sealed, durable in the log and applied to the read models. Bare: the same bytes in \
-                 as many writes to the end of a file, each followed by `fdatasync`. The grouping is what the log did in \
-                 the measurement just before.",
+                 change is decided, sealed, durable in the log and applied to the read models. Bare: as many \
+                 bytes in the very groups that the log made of them just before, each one written to the end of a file \
+                 and followed by `fdatasync`.",
                 TIME.as_secs()
             ),
             figures: vec![

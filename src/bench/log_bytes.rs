@@ -22,17 +22,20 @@ impl RawLog {
         Ok(Self { file, path })
     }
 
-    /// Appends `groups` groups of `bytes` bytes each, every one made durable before the next. What it took counts
-    /// `amount` of whatever the groups hold. Blocks.
-    pub fn append(&self, groups: u64, bytes: u64, amount: f64) -> Result<Took, BenchError> {
+    /// Appends groups of these lengths, every one made durable before the next. What it took counts `amount` of
+    /// whatever the groups hold. Blocks.
+    pub fn append(&self, lengths: &[u64], amount: f64) -> Result<Took, BenchError> {
+        let longest = lengths.iter().copied().max().unwrap_or_default();
         // Neither zeros, of which a disk may make little, nor costly to make.
-        let group: Vec<u8> = (0..bytes)
+        let bytes: Vec<u8> = (0..longest)
             .map(|i| (i.wrapping_mul(0x9E37_79B9) >> 13) as u8)
             .collect();
         let failed = |e| BenchError::io(self.path.display())(e);
         let watch = Watch::start();
-        for _ in 0..groups {
-            (&self.file).write_all(&group).map_err(failed)?;
+        for length in lengths {
+            (&self.file)
+                .write_all(&bytes[..*length as usize])
+                .map_err(failed)?;
             self.file.sync_data().map_err(failed)?;
         }
         Ok(watch.stop(amount))

@@ -24,7 +24,8 @@ pub fn cpu_seconds(pid: &str) -> f64 {
 /// A line such as `VmRSS:  1234 kB` of a file, in bytes.
 fn kib_line(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|l| l.strip_prefix(name));
-    let kib: Option<u64> = line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse().ok());
+    let kib: Option<u64> =
+        line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse().ok());
     kib.unwrap_or_default() * 1024
 }
 

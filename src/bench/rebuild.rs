@@ -88,7 +88,9 @@ fn record(dir: &Path, data: &Data) -> Result<(Vec<Batch>, u64), BenchError> {
     let mut touched = Touched::new();
     let mut write = |folder: &mut Folder, touched: &mut Touched| -> Result<(), BenchError> {
         let batch = folder.drain()?;
-        folder.store().write(batch.iter().map(|(t, c)| (t, c.as_slice())))?;
+        folder
+            .store()
+            .write(batch.iter().map(|(t, c)| (t, c.as_slice())))?;
         folder.publish(&std::mem::take(touched));
         batches.push(batch);
         Ok(())
@@ -122,7 +124,9 @@ fn write(dir: &Path, data: &Data, batches: &[Batch], events: u64) -> Result<Took
     let folder = fresh(dir, &data.projections, data.log.partitions())?;
     let watch = Watch::start();
     for batch in batches {
-        folder.store().write(batch.iter().map(|(t, c)| (t, c.as_slice())))?;
+        folder
+            .store()
+            .write(batch.iter().map(|(t, c)| (t, c.as_slice())))?;
     }
     folder.store().flush()?;
     Ok(watch.stop(events as f64))
@@ -168,7 +172,12 @@ impl Results {
                  threads, RocksDB's own among them.",
             ),
             figures: vec![
-                Figure::new("rebuild ÷ bare writes, per core", "", self.per_core, Target::AtLeast(0.4)),
+                Figure::new(
+                    "rebuild ÷ bare writes, per core",
+                    "",
+                    self.per_core,
+                    Target::AtLeast(0.4),
+                ),
                 figure("rebuild ÷ bare writes, by the clock on the wall", "", self.wall),
                 figure("rebuild", "events/s per core", self.ours),
                 figure("bare writes", "events/s per core", self.bare),

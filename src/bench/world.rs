@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
+use gatelog_events::domain::Actor;
 use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef, SetConsent};
-use gatelog_events::domain::session::{self, Client, LoginMethod};
 use gatelog_events::domain::plan::ChangePlan;
 use gatelog_events::domain::profile::{Profile, ProfileField};
+use gatelog_events::domain::session::{self, Client, LoginMethod};
 use gatelog_events::domain::user::{self, Origin, Register};
-use gatelog_events::domain::Actor;
 use gatelog_events::email::Email;
 use gatelog_events::ids::{SessionId, TenantId, UserId};
 use gatelog_events::seal::SubjectKey;

@@ -259,7 +259,6 @@ impl Appender {
     fn publish(&mut self, group: &[Pending], places: &[u32], bytes: usize) {
         self.tail.at += bytes as u64;
         self.tail.next_group += 1;
-        self.shared.written.add_group(group.len(), bytes);
         {
             let mut state = self.shared.state.write();
             for (pending, place) in group.iter().zip(places) {

@@ -40,7 +40,6 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use scan::{Records, Scrubbed};
-pub use state::Written;
 
 use self::appender::{Appender, Queue, Tail};
 use self::files::{io_error, mismatch};
@@ -206,11 +205,6 @@ impl EmbeddedLog {
         self.shared.log_id
     }
 
-    /// What was made durable since the log was opened; records per group say how well appends share an fdatasync.
-    pub fn written(&self) -> Written {
-        self.shared.written.get()
-    }
-
     /// The records of all partitions in the order in which they were written, up to the present end. Blocks.
     ///
     /// Goes through the files once, so it is the fast way to read everything. `from` names the first position wanted
@@ -222,6 +216,12 @@ impl EmbeddedLog {
     /// Checks every byte up to the present end. Blocks. `Damaged` names the place.
     pub fn scrub(&self) -> Result<Scrubbed, LogError> {
         scan::scrub(&self.shared)
+    }
+
+    /// Length in bytes of each group that one fdatasync made durable, in the order of writing. Reads the whole log.
+    /// Blocks.
+    pub fn group_lengths(&self) -> Result<Vec<u64>, LogError> {
+        scan::group_lengths(&self.shared)
     }
 
     /// Writes what is queued, marks the end as clean and releases the directory. May be called again.
@@ -273,7 +273,6 @@ fn share(dir: &Path, found: Found) -> (Vec<watch::Sender<Offset>>, Arc<Shared>) 
         slots: found.slots,
         state: RwLock::new(found.state),
         ends,
-        written: Default::default(),
     };
     (senders, Arc::new(shared))
 }

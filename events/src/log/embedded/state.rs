@@ -1,7 +1,6 @@
 //! What appender and readers share: which segments there are, and where the records of the last one stand.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -64,39 +63,4 @@ pub struct Shared {
     pub state: RwLock<State>,
     /// Per slot: the offset after its last durable record. Closed when the log ends.
     pub ends: Vec<watch::Receiver<Offset>>,
-    pub written: Counters,
-}
-
-/// What was made durable since the log was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Groups, each with one fdatasync.
-    pub groups: u64,
-    pub records: u64,
-    /// Bytes of the groups, headers included.
-    pub bytes: u64,
-}
-
-/// The counters behind [`Written`]. Only the appender adds.
-#[derive(Debug, Default)]
-pub struct Counters {
-    groups: AtomicU64,
-    records: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Counters {
-    pub fn add_group(&self, records: usize, bytes: usize) {
-        self.groups.fetch_add(1, Ordering::Relaxed);
-        self.records.fetch_add(records as u64, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> Written {
-        Written {
-            groups: self.groups.load(Ordering::Relaxed),
-            records: self.records.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-        }
-    }
 }
