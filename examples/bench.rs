@@ -2,14 +2,14 @@
 use clap::Parser;
 
 #[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    options: gatelog::bench::Options,
+enum Args {
+    Bench(gatelog::bench::Options),
 }
 
 #[tokio::main]
 async fn main() {
-    if let Err(e) = gatelog::bench::run(Args::parse().options).await {
+    let Args::Bench(options) = Args::parse();
+    if let Err(e) = gatelog::bench::run(options).await {
         eprintln!("{e}");
         std::process::exit(1);
     }

@@ -3,16 +3,19 @@
 //! Every figure is a ratio of two things measured in one run, one after the other and again (A B A B …), so that it
 //! says something on any machine, also on one that is busy.
 
+mod client;
 mod consents;
 mod log_bytes;
+mod logins;
 mod machine;
 mod measure;
+mod reads;
 mod rebuild;
 mod report;
+mod server;
 mod world;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use gatelog_events::log::LogError;
 use gatelog_events::seal::KeySourceError;
@@ -20,6 +23,7 @@ use gatelog_projections::catch_up::CatchUpError;
 use gatelog_projections::store::StoreError;
 
 use crate::auth::NoRandomness;
+use crate::auth::pool::PoolError;
 use crate::node::NodeError;
 use crate::writer::WriteError;
 
@@ -28,6 +32,10 @@ use self::report::Section;
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Benchmark {
+    /// Password logins over HTTP.
+    Logins,
+    /// Reads of a user over HTTP.
+    Reads,
     /// Consent changes through the whole write path.
     Consents,
     /// All read models built anew.
@@ -49,6 +57,9 @@ pub struct Options {
     /// Where to write the report; by default to standard output
     #[arg(long)]
     pub output: Option<PathBuf>,
+    /// Be the client of a measurement: a job from standard input, its outcome to standard output
+    #[arg(long, hide = true)]
+    pub client: bool,
 }
 
 /// Why nothing could be measured.
@@ -66,6 +77,8 @@ pub enum BenchError {
     CatchUp(#[from] CatchUpError),
     #[error(transparent)]
     Keys(#[from] KeySourceError),
+    #[error(transparent)]
+    Passwords(#[from] PoolError),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     #[error("{what}: {source}")]
@@ -85,8 +98,10 @@ impl BenchError {
 
 /// Measures and writes the report.
 pub async fn run(options: Options) -> Result<(), BenchError> {
-    let options = Arc::new(options);
-    let all = [Benchmark::Consents, Benchmark::Rebuild];
+    if options.client {
+        return client::serve_job().await;
+    }
+    let all = [Benchmark::Logins, Benchmark::Reads, Benchmark::Consents, Benchmark::Rebuild];
     let chosen = all
         .into_iter()
         .filter(|b| options.only.is_empty() || options.only.contains(b));
@@ -108,6 +123,8 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
 
 async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, BenchError> {
     match benchmark {
+        Benchmark::Logins => logins::run(options).await,
+        Benchmark::Reads => reads::run(options).await,
         Benchmark::Consents => consents::run(options).await,
         Benchmark::Rebuild => rebuild::run(options).await,
     }
