@@ -57,7 +57,10 @@ impl Job {
             .await
             .map_err(|e| BenchError::Ended(e.to_string()))??;
         if done.refused > 0 {
-            return Err(BenchError::Ended(format!("{} requests were refused", done.refused)));
+            return Err(BenchError::Ended(format!(
+                "{} requests were refused",
+                done.refused
+            )));
         }
         Ok(done)
     }
@@ -89,7 +92,10 @@ pub async fn serve_job() -> Result<(), BenchError> {
         .map_err(BenchError::io("standard input"))?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| BenchError::Ended(e.to_string()))?;
     let done = work(job).await?;
-    println!("{}", serde_json::to_string(&done).map_err(|e| BenchError::Ended(e.to_string()))?);
+    println!(
+        "{}",
+        serde_json::to_string(&done).map_err(|e| BenchError::Ended(e.to_string()))?
+    );
     Ok(())
 }
 
@@ -199,7 +205,9 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(address: &str) -> Result<Self, BenchError> {
-        let stream = TcpStream::connect(address).await.map_err(BenchError::io(address))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(BenchError::io(address))?;
         stream.set_nodelay(true).map_err(BenchError::io(address))?;
         Ok(Self {
             stream,
@@ -211,7 +219,10 @@ impl Connection {
     /// Sends a request and reads the answer. Whether its status is 200.
     pub async fn ask(&mut self, request: &str) -> Result<bool, BenchError> {
         let failed = || BenchError::io("the server");
-        self.stream.write_all(request.as_bytes()).await.map_err(failed())?;
+        self.stream
+            .write_all(request.as_bytes())
+            .await
+            .map_err(failed())?;
         self.buffer.clear();
         let mut whole = None;
         while whole.is_none_or(|length| self.buffer.len() < length) {

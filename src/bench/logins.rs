@@ -133,7 +133,12 @@ impl Results {
                 TIME.as_secs(),
             ),
             figures: vec![
-                Figure::new("logins ÷ bare hashes, client apart", "", self.apart, Target::AtLeast(0.9)),
+                Figure::new(
+                    "logins ÷ bare hashes, client apart",
+                    "",
+                    self.apart,
+                    Target::AtLeast(0.9),
+                ),
                 figure("logins ÷ bare hashes, as measured", "", self.ratio),
                 figure("logins ÷ bare hashes, per core", "", self.per_core),
                 figure("logins", "/s", self.logins),
@@ -141,7 +146,12 @@ impl Results {
                 figure("processor time of the client", "% of all", self.client),
                 figure("one hash", "ms", self.one_hash),
                 figure("p50 of a login at half load", "ms", self.p50),
-                Figure::new("p50 at half load, beyond one hash", "ms", self.beyond, Target::AtMost(5.0)),
+                Figure::new(
+                    "p50 at half load, beyond one hash",
+                    "ms",
+                    self.beyond,
+                    Target::AtMost(5.0),
+                ),
             ],
         }
     }

@@ -5,6 +5,7 @@
 
 mod client;
 mod consents;
+mod import;
 mod log_bytes;
 mod logins;
 mod machine;
@@ -40,6 +41,10 @@ pub enum Benchmark {
     Consents,
     /// All read models built anew.
     Rebuild,
+    /// Users with hashes from another system.
+    Import,
+    /// Memory, start and look-ups with many users.
+    Scale,
 }
 
 /// Options of `gatelog bench`.
@@ -57,6 +62,9 @@ pub struct Options {
     /// Where to write the report; by default to standard output
     #[arg(long)]
     pub output: Option<PathBuf>,
+    /// Numbers of users for `scale`
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
+    pub users: Vec<usize>,
     /// Be the client of a measurement: a job from standard input, its outcome to standard output
     #[arg(long, hide = true)]
     pub client: bool,
@@ -101,7 +109,14 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
     if options.client {
         return client::serve_job().await;
     }
-    let all = [Benchmark::Logins, Benchmark::Reads, Benchmark::Consents, Benchmark::Rebuild];
+    let all = [
+        Benchmark::Logins,
+        Benchmark::Reads,
+        Benchmark::Consents,
+        Benchmark::Rebuild,
+        Benchmark::Import,
+        Benchmark::Scale,
+    ];
     let chosen = all
         .into_iter()
         .filter(|b| options.only.is_empty() || options.only.contains(b));
@@ -127,5 +142,7 @@ async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, Ben
         Benchmark::Reads => reads::run(options).await,
         Benchmark::Consents => consents::run(options).await,
         Benchmark::Rebuild => rebuild::run(options).await,
+        Benchmark::Import => import::run(options).await,
+        Benchmark::Scale => import::scale(options).await,
     }
 }

@@ -12,15 +12,12 @@ use gatelog_projections::store::{Change, Store, StoreOptions, Table};
 
 use super::measure::{Series, Took, Watch};
 use super::report::{Figure, Section, Target};
-use super::world::{self, Scratch, World};
+use super::world::{self, PASSWORD_HASH, Scratch, World};
 use super::{BenchError, Options};
 use crate::node::{Data, Started};
 
 /// The mix of `make demo`: for each registration two logins, one consent change, and a change of plan for every fourth.
 const USERS: usize = 20_000;
-
-const PASSWORD_HASH: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IGhlcmU$mPTB6hQvKGfxyGFWTpWfIGOrCS3nW2hNg5yFCqhDmNA";
 
 /// Changes of all tables that are written as one.
 type Batch = Vec<(Table, Vec<Change>)>;

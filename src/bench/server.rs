@@ -45,7 +45,11 @@ pub async fn listen(router: Router) -> Result<Listening, BenchError> {
     let served = tokio::spawn(http::serve(listener, router, async {
         let _ = stopped.await;
     }));
-    Ok(Listening { address, stop, served })
+    Ok(Listening {
+        address,
+        stop,
+        served,
+    })
 }
 
 /// A node with users, and HTTP in front of it.
@@ -82,7 +86,12 @@ impl Server {
 
     /// One login of each user.
     pub fn logins(&self) -> Vec<String> {
-        let body = |n| format!(r#"{{"identifier":"{}","password":"{PASSWORD}"}}"#, world::address(n));
+        let body = |n| {
+            format!(
+                r#"{{"identifier":"{}","password":"{PASSWORD}"}}"#,
+                world::address(n)
+            )
+        };
         let request = |body: String| {
             format!(
                 "POST /v1/logins HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
+use gatelog_events::directory::Digest;
 use gatelog_events::domain::Actor;
 use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef, SetConsent};
 use gatelog_events::domain::plan::ChangePlan;
@@ -27,6 +28,10 @@ use crate::auth::throttle::Limits;
 use crate::config::Config;
 use crate::node::{Node, Started};
 use crate::writer::{Command, Outcome, Request, WriteError};
+
+/// A hash of the default cost, for users who do not log in here.
+pub const PASSWORD_HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IGhlcmU$mPTB6hQvKGfxyGFWTpWfIGOrCS3nW2hNg5yFCqhDmNA";
 
 /// A folder that is removed with everything in it when this is dropped.
 pub struct Scratch(PathBuf);
@@ -82,6 +87,7 @@ pub fn config(data_dir: &Path) -> Config {
         max_lag: 10_000,
         max_body_bytes: 65_536,
         cache_bytes: 128 << 20,
+        memtable_bytes: 96 << 20,
         compaction_delay: Duration::from_secs(3600),
     }
 }
@@ -98,6 +104,11 @@ impl World {
             node: started.node.clone(),
             tenant: started.node.config.tenant.clone(),
         })
+    }
+
+    /// The digest of user `n`'s address.
+    pub fn digest(&self, n: usize) -> Result<Digest, BenchError> {
+        Ok(self.node.directory.digest(&self.tenant, &email(n)?))
     }
 
     async fn submit(&self, user: UserId, command: Command) -> Result<Outcome, WriteError> {
@@ -186,6 +197,10 @@ pub fn address(n: usize) -> String {
     format!("user.{n}@mail.example.com")
 }
 
+fn email(n: usize) -> Result<Email, BenchError> {
+    Email::parse(&address(n)).map_err(|e| BenchError::Ended(e.to_string()))
+}
+
 fn client() -> Client {
     Client {
         ip: Some("203.0.113.77".to_owned()),
@@ -214,14 +229,13 @@ fn consent_change() -> ConsentChange {
 }
 
 fn registration(n: usize, password_hash: &str) -> Result<Register, BenchError> {
-    let email = Email::parse(&address(n)).map_err(|e| BenchError::Ended(e.to_string()))?;
     let profile = [
         (ProfileField::GivenName, format!("Given{n}")),
         (ProfileField::FamilyName, format!("Family{n}")),
     ];
     Ok(Register {
         origin: Origin::Api,
-        email,
+        email: email(n)?,
         password_hash: Some(password_hash.to_owned()),
         email_verified: false,
         locale: Some("en".to_owned()),

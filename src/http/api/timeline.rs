@@ -59,7 +59,11 @@ impl From<Entry> for Happened {
             r#type: e.event_type.into_owned(),
             time: e.time,
             sequence: e.sequence,
-            details: e.details.into_iter().map(|(name, what)| (name.into_owned(), what)).collect(),
+            details: e
+                .details
+                .into_iter()
+                .map(|(name, what)| (name.into_owned(), what))
+                .collect(),
         }
     }
 }
