@@ -29,7 +29,8 @@ lint: setup ## check formatting, lints, dependencies and the architecture's rule
 
 bench: setup ## measure, and write docs/benchmarks.md
 	cargo build --release --bin gatelog
-	"$(CARGO_TARGET_DIR)/release/gatelog" bench
+	@mkdir -p docs
+	"$(CARGO_TARGET_DIR)/release/gatelog" bench --output docs/benchmarks.md
 
 demo: ## register, log in and change thousands of users while the server is killed 20 times, then check (DEMO_USERS=500 is quick)
 	@scripts/setup --demo

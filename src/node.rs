@@ -265,6 +265,11 @@ impl Started {
         std::future::pending().await
     }
 
+    /// The log, as its own kind knows it.
+    pub fn log(&self) -> &EmbeddedLog {
+        &self.log
+    }
+
     /// Finishes what was handed in, writes the views out, and closes the log as clean.
     pub async fn close(self) -> Result<(), LogError> {
         let running = self.running;

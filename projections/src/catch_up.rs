@@ -7,7 +7,7 @@ use crate::folder::{Folder, Touched};
 use crate::store::StoreError;
 
 /// Records folded between two writes.
-const BATCH: usize = 2048;
+pub const BATCH: usize = 2048;
 
 /// Why a catch-up ended early.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -251,6 +251,7 @@ impl Folder {
     pub fn fold_decided(&mut self, at: Located<'_>) -> Result<(), StoreError> {
         for member in &mut self.members {
             if member.mark.follows(at.position.stream) {
+                member.overlay.keep_order();
                 member.fold(&self.store, at)?;
             }
         }

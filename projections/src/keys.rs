@@ -131,7 +131,7 @@ impl KeyBuilder {
     }
 
     pub fn done(self) -> Bytes {
-        self.0.into()
+        Bytes::copy_from_slice(&self.0)
     }
 }
 

@@ -202,8 +202,11 @@ impl Store {
     /// One row's bytes.
     pub fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let cf = self.cf(table)?;
-        let value = self.db.get_cf(&cf, key).map_err(|e| rocks(&self.place, &e))?;
-        Ok(value.map(Bytes::from))
+        let value = self
+            .db
+            .get_pinned_cf(&cf, key)
+            .map_err(|e| rocks(&self.place, &e))?;
+        Ok(value.map(|v| Bytes::copy_from_slice(&v)))
     }
 
     /// Up to `limit` rows whose keys begin with `prefix`, from `from` on, in order of key.

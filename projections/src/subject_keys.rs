@@ -36,7 +36,8 @@ pub struct SubjectKeys {
     db: DB,
     place: PathBuf,
     master: MasterKey,
-    cache: Cache<(TenantId, UserId), SubjectKey>,
+    /// By user alone, since ids are unique among all tenants; a hit counts only if the tenant is right.
+    cache: Cache<UserId, (TenantId, SubjectKey)>,
 }
 
 /// A new key to be stored.
@@ -91,7 +92,7 @@ impl SubjectKeys {
         self.write(batch)?;
         for new in keys {
             self.cache
-                .insert((new.tenant.clone(), new.subject), new.key.clone());
+                .insert(new.subject, (new.tenant.clone(), new.key.clone()));
         }
         Ok(())
     }
@@ -101,7 +102,7 @@ impl SubjectKeys {
         let mut batch = WriteBatch::default();
         batch.put(row(tenant, subject), [DESTROYED]);
         self.write(batch)?;
-        self.cache.invalidate(&(tenant.clone(), subject));
+        self.cache.invalidate(&subject);
         Ok(())
     }
 
@@ -148,13 +149,14 @@ impl SubjectKeys {
 
 impl KeySource for SubjectKeys {
     fn key(&self, tenant: &TenantId, subject: UserId) -> Result<KeyStatus, KeySourceError> {
-        let id = (tenant.clone(), subject);
-        if let Some(key) = self.cache.get(&id) {
+        if let Some((owner, key)) = self.cache.get(&subject)
+            && owner == *tenant
+        {
             return Ok(KeyStatus::Present(key));
         }
         let status = self.load(tenant, subject)?;
         if let KeyStatus::Present(key) = &status {
-            self.cache.insert(id, key.clone());
+            self.cache.insert(subject, (tenant.clone(), key.clone()));
         }
         Ok(status)
     }

@@ -1,5 +1,7 @@
 //! `timeline`: all that happened to a user, newest first. Facts only; nothing personal.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::consent::{ConsentChange, ConsentEvent};
@@ -24,7 +26,7 @@ pub const NAME: &str = "timeline";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub id: EventId,
-    pub event_type: String,
+    pub event_type: Cow<'static, str>,
     pub time: Timestamp,
     pub stream: u8,
     pub partition: Partition,
@@ -32,7 +34,7 @@ pub struct Entry {
     pub sequence: u64,
     pub actor: Actor,
     /// What the event says in the clear, by name.
-    pub details: Vec<(String, String)>,
+    pub details: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Entry {
@@ -73,7 +75,7 @@ impl Projection for Timeline {
             }
             let entry = Entry {
                 id: e.id,
-                event_type: e.event.type_name().to_owned(),
+                event_type: e.event.type_name().into(),
                 time: e.time,
                 stream: at.position.stream.code(),
                 partition: at.position.partition,
@@ -99,8 +101,8 @@ fn of(tenant: &TenantId, user: UserId) -> KeyBuilder {
     key(KeyKind::Timeline, tenant).fixed(user.as_bytes())
 }
 
-fn details(event: &Event) -> Vec<(String, String)> {
-    let mut out: Vec<(&str, String)> = Vec::new();
+fn details(event: &Event) -> Vec<(Cow<'static, str>, String)> {
+    let mut out: Vec<(&'static str, String)> = Vec::new();
     match event {
         Event::User(e) => match e {
             UserEvent::Registered(r) => {
@@ -128,10 +130,10 @@ fn details(event: &Event) -> Vec<(String, String)> {
         Event::Session(s) => session(s, &mut out),
         Event::Identifier(_) | Event::Tenant(_) => {}
     }
-    out.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+    out.into_iter().map(|(k, v)| (k.into(), v)).collect()
 }
 
-fn consent(c: &ConsentChange, out: &mut Vec<(&str, String)>) {
+fn consent(c: &ConsentChange, out: &mut Vec<(&'static str, String)>) {
     out.push(("purpose", c.purpose.clone()));
     out.push(("channel", c.channel.clone()));
     out.push((
@@ -142,7 +144,7 @@ fn consent(c: &ConsentChange, out: &mut Vec<(&str, String)>) {
     out.push(("method", text(&c.method)));
 }
 
-fn session(event: &SessionEvent, out: &mut Vec<(&str, String)>) {
+fn session(event: &SessionEvent, out: &mut Vec<(&'static str, String)>) {
     match event {
         SessionEvent::LoginSucceeded(l) => {
             out.push(("method", l.method.name().to_owned()));

@@ -15,8 +15,9 @@ const FORM: u8 = 1;
 pub(crate) fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
     let mut bytes = Vec::with_capacity(256);
     bytes.push(FORM);
+    // A copy of the right length: it waits in an overlay, perhaps among very many.
     postcard::to_extend(row, bytes)
-        .map(Bytes::from)
+        .map(|bytes| Bytes::copy_from_slice(&bytes))
         .map_err(|_| bad_row(table))
 }
 
@@ -38,8 +39,8 @@ fn bad_row(table: &Table) -> StoreError {
 #[derive(Debug, Default)]
 pub struct Overlay {
     rows: HashMap<Bytes, Pending>,
-    /// Keys in the order in which they were changed since the last [`take_changes`](Self::take_changes).
-    journal: Vec<Change>,
+    /// Changes in their order since the last [`take_changes`](Self::take_changes), once somebody wants to know.
+    journal: Option<Vec<Change>>,
 }
 
 #[derive(Debug)]
@@ -51,18 +52,23 @@ struct Pending {
 
 impl Overlay {
     fn change(&mut self, key: Bytes, value: Option<Bytes>) {
-        let pending = self
-            .rows
-            .entry(key.clone())
-            .or_insert(Pending { value: None, open: 0 });
-        pending.value = value.clone();
+        if let Some(journal) = &mut self.journal {
+            journal.push((key.clone(), value.clone()));
+        }
+        let pending = self.rows.entry(key).or_insert(Pending { value: None, open: 0 });
+        pending.value = value;
         pending.open += 1;
-        self.journal.push((key, value));
+    }
+
+    /// From now on changes are kept in their order too, for [`take_changes`](Self::take_changes). Folds that only
+    /// [`drain`](Self::drain) do without: a counter may change thousands of times between two writes.
+    pub fn keep_order(&mut self) {
+        self.journal.get_or_insert_default();
     }
 
     /// The changes since the last call, in order. They stay visible until [`settle`](Self::settle).
     pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.journal)
+        self.journal.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Forgets changes that the store has now.
@@ -79,7 +85,7 @@ impl Overlay {
 
     /// The last state of each changed row; the overlay is empty afterwards.
     pub fn drain(&mut self) -> Vec<Change> {
-        self.journal.clear();
+        self.journal = None;
         self.rows.drain().map(|(key, p)| (key, p.value)).collect()
     }
 
@@ -89,7 +95,7 @@ impl Overlay {
 
     pub fn clear(&mut self) {
         self.rows.clear();
-        self.journal.clear();
+        self.journal = None;
     }
 }
 
@@ -260,6 +266,7 @@ mod tests {
         let table = Table::new("t", 1, 0);
         store.create(&table).unwrap();
         let mut overlay = Overlay::default();
+        overlay.keep_order();
         FoldView::new(&store, &table, &mut overlay)
             .put("k".into(), &1u32)
             .unwrap();

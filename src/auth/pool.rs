@@ -381,7 +381,7 @@ impl Job {
 
 /// Best effort: a system that refuses leaves the thread at its priority.
 #[cfg(target_os = "linux")]
-fn lower_priority(niceness: i32) {
+pub(crate) fn lower_priority(niceness: i32) {
     if niceness > 0 {
         // On Linux the priority belongs to the thread, and a thread's id is accepted where POSIX has a process'.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
@@ -389,7 +389,7 @@ fn lower_priority(niceness: i32) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lower_priority(_: i32) {}
+pub(crate) fn lower_priority(_: i32) {}
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 use gatelog_events::log::LogError;
 use gatelog_projections::catch_up::CatchUpError;
 
+use crate::bench;
 use crate::config::ConfigError;
 use crate::config::options::{Loaded, Sources};
 use crate::node::NodeError;
@@ -60,6 +61,8 @@ enum Command {
     Import(import::Args),
     /// Rewrite the files so that no byte of an erased person is left in them
     Compact(data::Args),
+    /// Measure this machine with this program, and write a report
+    Bench(bench::Options),
 }
 
 /// The exit status that scripts see.
@@ -149,6 +152,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::ApiKey(args) => api_keys::run(args),
         Command::Import(args) => import::run(args),
         Command::Compact(args) => compact::run(&args),
+        Command::Bench(options) => block_on(async { bench::run(options).await.map_err(Failure::other) }),
     }
 }
 

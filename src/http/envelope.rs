@@ -1,5 +1,6 @@
 //! What surrounds every request: an id, a time limit, a net under panics, security headers, and its measurement.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use gatelog_events::clock;
 use metrics::histogram;
 use uuid::Uuid;
 
-use crate::auth::random;
 use crate::error::{Kind, Problem};
+use crate::writer::random::Random;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -23,6 +24,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The id of a request: the caller's, if that is a UUID, or a random one. It is the correlation id of what is written.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId(pub Uuid);
+
+thread_local! {
+    /// Drawn in blocks: one call to the generator for each request would be a tenth of what a read costs.
+    static IDS: RefCell<Random> = RefCell::new(Random::new());
+}
 
 /// The middleware.
 pub async fn envelope(mut request: Request, next: Next) -> Response {
@@ -66,7 +72,7 @@ fn request_id(headers: &HeaderMap) -> Uuid {
         .and_then(|v| v.to_str().ok())
         .and_then(|v| Uuid::try_parse(v).ok());
     given.unwrap_or_else(|| {
-        let bytes = random::<16>().unwrap_or_default();
+        let bytes = IDS.with_borrow_mut(Random::take::<16>).unwrap_or_default();
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     })
 }

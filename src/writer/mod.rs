@@ -14,7 +14,7 @@ mod applier;
 mod compose;
 mod decide;
 mod decider;
-mod random;
+pub(crate) mod random;
 pub mod rebuild;
 mod swap;
 mod tail;

@@ -5,7 +5,7 @@ use crate::auth::NoRandomness;
 const BLOCK: usize = 4096;
 
 /// A supply of random bytes; each byte is handed out once.
-pub(super) struct Random {
+pub(crate) struct Random {
     block: Box<[u8; BLOCK]>,
     used: usize,
 }

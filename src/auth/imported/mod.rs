@@ -33,7 +33,8 @@ mod scrypt;
 mod text;
 
 pub use self::argon2::Argon2Hash;
-pub(super) use self::argon2::{argon2id, write_phc};
+pub(crate) use self::argon2::argon2id;
+pub(super) use self::argon2::write_phc;
 
 use ::argon2::Block;
 use subtle::ConstantTimeEq;

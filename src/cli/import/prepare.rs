@@ -100,6 +100,6 @@ fn was_imported(node: &Node, user: UserId) -> Result<bool, Failure> {
         .views
         .timeline(&node.config.tenant, user, None, TIMELINE)
         .map_err(Failure::other)?;
-    let origin = ("origin".to_owned(), "import".to_owned());
+    let origin = ("origin".into(), "import".to_owned());
     Ok(page.iter().any(|(_, entry)| entry.details.contains(&origin)))
 }

@@ -56,10 +56,14 @@ impl From<Entry> for Happened {
             id: e.id,
             position: e.position(),
             actor: (&e.actor).into(),
-            r#type: e.event_type,
+            r#type: e.event_type.into_owned(),
             time: e.time,
             sequence: e.sequence,
-            details: e.details.into_iter().collect(),
+            details: e
+                .details
+                .into_iter()
+                .map(|(name, what)| (name.into_owned(), what))
+                .collect(),
         }
     }
 }

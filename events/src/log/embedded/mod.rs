@@ -218,6 +218,12 @@ impl EmbeddedLog {
         scan::scrub(&self.shared)
     }
 
+    /// Length in bytes of each group that one fdatasync made durable, in the order of writing. Reads the whole log.
+    /// Blocks.
+    pub fn group_lengths(&self) -> Result<Vec<u64>, LogError> {
+        scan::group_lengths(&self.shared)
+    }
+
     /// Writes what is queued, marks the end as clean and releases the directory. May be called again.
     ///
     /// The error is what ended the log, if it was not this call.

@@ -152,6 +152,23 @@ pub fn scrub(shared: &Shared) -> Result<Scrubbed, LogError> {
     Ok(done)
 }
 
+/// Length in bytes of each group, in the order of writing.
+pub fn group_lengths(shared: &Shared) -> Result<Vec<u64>, LogError> {
+    let mut lengths = Vec::new();
+    for (segment, end) in snapshot(shared) {
+        let mut groups = groups(shared, &segment, end)?;
+        let mut placed = Vec::new();
+        let mut before = groups.reached().0;
+        while groups.next(&mut placed).map_err(|b| b.at(groups.path()))? {
+            let at = groups.reached().0;
+            lengths.push(at - before);
+            before = at;
+            placed.clear();
+        }
+    }
+    Ok(lengths)
+}
+
 /// Checks sealed segments, the newest first, as long as the time lasts.
 pub fn check_newest(shared: &Shared, time: Duration) -> Result<(), LogError> {
     let begun = clock::monotonic();
