@@ -205,6 +205,11 @@ impl Problem {
         self.0.kind
     }
 
+    /// The fields that are wrong.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
     fn challenge(&self) -> Option<HeaderValue> {
         match self.0.kind {
             Kind::InvalidToken => Some(HeaderValue::from_static("Bearer error=\"invalid_token\"")),

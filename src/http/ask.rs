@@ -102,20 +102,11 @@ fn unescaped(text: &str) -> Option<String> {
 }
 
 impl Ask {
-    /// The client, for the record of a login.
+    /// The client, for the record of a login and the evidence of a consent.
     pub fn client(&self) -> session::Client {
         session::Client {
             ip: Some(self.ip.to_string()),
             user_agent: self.user_agent.clone(),
-        }
-    }
-
-    /// The client, for the evidence of a consent.
-    pub fn evidence(&self, note: Option<String>) -> gatelog_events::domain::consent::Evidence {
-        gatelog_events::domain::consent::Evidence {
-            ip: Some(self.ip.to_string()),
-            user_agent: self.user_agent.clone(),
-            note,
         }
     }
 

@@ -81,7 +81,8 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
     Ok(whole.freeze())
 }
 
-fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
+/// Reads a body; unknown and repeated fields and anything after it are refused.
+pub(super) fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(raw);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();

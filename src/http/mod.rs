@@ -6,6 +6,7 @@
 pub mod api;
 mod app;
 mod ask;
+pub mod bodies;
 mod body;
 mod caller;
 mod check;

@@ -35,6 +35,27 @@ pub struct KeyInput {
     pub scopes: BTreeSet<String>,
 }
 
+impl KeyInput {
+    /// The scopes that it names.
+    pub(in crate::http) fn check(&self) -> Result<Vec<Scope>, Problem> {
+        let mut check = Check::new();
+        check.text("name", &self.name);
+        if self.scopes.is_empty() {
+            check.wrong("scopes", "Name at least one scope.");
+        }
+        let scopes: Option<Vec<Scope>> = self.scopes.iter().map(|s| Scope::parse(s)).collect();
+        if scopes.is_none() {
+            let all: Vec<_> = Scope::ALL.iter().map(|s| s.name()).collect();
+            check.wrong(
+                "scopes",
+                format!("One of them is not known. There are: {}.", all.join(", ")),
+            );
+        }
+        check.done()?;
+        Ok(scopes.unwrap_or_default())
+    }
+}
+
 /// A key that was created.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct KeyCreated<'a> {
@@ -83,7 +104,7 @@ pub async fn create(
     Json { value, raw }: Json<KeyInput>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::ApiKeysWrite)?;
-    check(&caller, &value)?;
+    refuse_more_than_held(&caller, &value.check()?)?;
     let key = new_key(&app, &caller, &ask)?;
     let command = tenant::Command::CreateApiKey(ApiKeyCreated {
         key_id: key.id,
@@ -105,22 +126,8 @@ pub async fn create(
     written(StatusCode::CREATED, position, &body)
 }
 
-fn check(caller: &Caller, input: &KeyInput) -> Result<(), Problem> {
-    let mut check = Check::new();
-    check.text("name", &input.name);
-    if input.scopes.is_empty() {
-        check.wrong("scopes", "Name at least one scope.");
-    }
-    let scopes: Vec<Option<Scope>> = input.scopes.iter().map(|s| Scope::parse(s)).collect();
-    if scopes.contains(&None) {
-        let all: Vec<_> = Scope::ALL.iter().map(|s| s.name()).collect();
-        check.wrong(
-            "scopes",
-            format!("One of them is not known. There are: {}.", all.join(", ")),
-        );
-    }
-    check.done()?;
-    match scopes.into_iter().flatten().find(|scope| !caller.has(*scope)) {
+fn refuse_more_than_held(caller: &Caller, scopes: &[Scope]) -> Result<(), Problem> {
+    match scopes.iter().find(|scope| !caller.has(**scope)) {
         None => Ok(()),
         Some(scope) => Err(Problem::new(
             Kind::ScopeNotHeld,

@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
-use gatelog_events::domain::consent::{ConsentState, LawfulBasis, Method, NoticeRef};
+use gatelog_events::domain::consent::{ConsentState, LawfulBasis, Method, NoticeRef, SetConsent};
+use gatelog_events::domain::session::Client;
 use gatelog_events::domain::user;
 use gatelog_events::ids::{EventId, Position, UserId};
 use gatelog_projections::consents::Entry;
@@ -138,6 +139,29 @@ pub struct ConsentInput {
     pub note: Option<String>,
 }
 
+impl ConsentInput {
+    /// What is to be recorded of it.
+    pub(in crate::http) fn check(
+        self,
+        purpose: String,
+        method: Method,
+        client: &Client,
+    ) -> Result<SetConsent, Problem> {
+        let choice = Choice {
+            purpose,
+            granted: self.granted,
+            channel: self.channel,
+            notice: self.notice,
+            lawful_basis: self.lawful_basis,
+            note: self.note,
+        };
+        let mut check = Check::new();
+        let wish = choice.check(&mut check, "", method, client);
+        check.done()?;
+        Ok(wish)
+    }
+}
+
 /// A choice that stands.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ConsentSet {
@@ -170,17 +194,7 @@ pub async fn put(
         Method::Recorded
     };
     let granted = value.granted;
-    let choice = Choice {
-        purpose: purpose.clone(),
-        granted,
-        channel: value.channel,
-        notice: value.notice,
-        lawful_basis: value.lawful_basis,
-        note: value.note,
-    };
-    let mut check = Check::new();
-    let wish = choice.check(&mut check, "", method, &ask);
-    check.done()?;
+    let wish = value.check(purpose.clone(), method, &ask.client())?;
     let command = Command::User(user::Command::SetConsent(wish));
     let outcome = ask
         .submit(&app, &caller, Subject::User(id), command, &raw)

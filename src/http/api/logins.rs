@@ -43,6 +43,19 @@ pub struct Login {
     pub password: SecretText,
 }
 
+impl Login {
+    /// Whom, and what they gave to prove it. Nothing is hashed yet.
+    pub(in crate::http) fn check(&self) -> Result<(Email, passwords::Given), Problem> {
+        let mut check = Check::new();
+        let email = check.email("identifier", &self.identifier);
+        check.done()?;
+        let Some(email) = email else {
+            return Err(invalid_credentials());
+        };
+        Ok((email, passwords::Given::new(&self.password)?))
+    }
+}
+
 /// A refresh token, to be exchanged.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -83,14 +96,7 @@ pub async fn login(
     ask: Ask,
     Json { value, raw }: Json<Login>,
 ) -> Result<Response, Problem> {
-    let mut check = Check::new();
-    let email = check.email("identifier", &value.identifier);
-    check.done()?;
-    let Some(email) = email else {
-        return Err(invalid_credentials());
-    };
-    let given = passwords::Given::new(&value.password)?;
-
+    let (email, given) = value.check()?;
     let digest = app.node.directory.digest(app.tenant(), &email);
     admit(&app, &ask, digest)?;
     let row = app.node.views.login(app.tenant(), digest)?;

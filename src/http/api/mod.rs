@@ -14,14 +14,14 @@ pub mod statistics;
 pub mod timeline;
 pub mod users;
 
-use gatelog_events::domain::consent::{ConsentChange, LawfulBasis, Method, NoticeRef};
+use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef};
+use gatelog_events::domain::session::Client;
 use gatelog_events::domain::{Actor, consent, user};
 use gatelog_events::ids::{Partition, UserId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::app::App;
-use super::ask::Ask;
 use super::check::Check;
 use crate::error::Problem;
 
@@ -100,7 +100,7 @@ struct Choice {
 
 impl Choice {
     /// Checks it; `prefix` says where it stands in the body.
-    fn check(self, check: &mut Check, prefix: &str, method: Method, ask: &Ask) -> consent::SetConsent {
+    fn check(self, check: &mut Check, prefix: &str, method: Method, client: &Client) -> consent::SetConsent {
         check.name(format!("{prefix}purpose"), &self.purpose);
         check.name(format!("{prefix}channel"), &self.channel);
         check.optional_text(&format!("{prefix}note"), self.note.as_ref());
@@ -112,7 +112,12 @@ impl Choice {
                 notice: self.notice.check(check, prefix),
                 lawful_basis: self.lawful_basis.map(Into::into).unwrap_or_default(),
                 method,
-                personal: ask.evidence(self.note).into(),
+                personal: Evidence {
+                    ip: client.ip.clone(),
+                    user_agent: client.user_agent.clone(),
+                    note: self.note,
+                }
+                .into(),
             },
         }
     }

@@ -37,6 +37,36 @@ pub struct PlanInput {
     pub effective_at: Option<String>,
 }
 
+impl PlanInput {
+    /// The change that it wishes for.
+    pub(in crate::http) fn check(self) -> Result<ChangePlan, Problem> {
+        let mut check = Check::new();
+        check.name("plan", &self.plan);
+        check.optional_text("reason", self.reason.as_ref());
+        if let Some(source) = &self.source {
+            check.name("source", source);
+        }
+        let effective_at = self.effective_at.map(|t| t.parse());
+        if let Some(Err(_)) = &effective_at {
+            check.wrong(
+                "effective_at",
+                "It must be a date and time (RFC 3339), such as 2026-11-24T10:15:00Z.",
+            );
+        }
+        check.done()?;
+        Ok(ChangePlan {
+            to: self.plan,
+            intent: self.intent.map(|intent| match intent {
+                IntentInput::Cancel => Intent::Cancel,
+                IntentInput::Renew => Intent::Renew,
+            }),
+            effective_at: effective_at.and_then(Result::ok),
+            source: self.source.unwrap_or_else(|| "api".to_owned()),
+            reason: self.reason,
+        })
+    }
+}
+
 /// See [`PlanInput`].
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -69,30 +99,8 @@ pub async fn put(
     Json { value, raw }: Json<PlanInput>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::PlansWrite)?;
-    let mut check = Check::new();
-    check.name("plan", &value.plan);
-    check.optional_text("reason", value.reason.as_ref());
-    if let Some(source) = &value.source {
-        check.name("source", source);
-    }
-    let effective_at = value.effective_at.map(|t| t.parse());
-    if let Some(Err(_)) = &effective_at {
-        check.wrong(
-            "effective_at",
-            "It must be a date and time (RFC 3339), such as 2026-11-24T10:15:00Z.",
-        );
-    }
-    check.done()?;
-    let wish = ChangePlan {
-        to: value.plan.clone(),
-        intent: value.intent.map(|intent| match intent {
-            IntentInput::Cancel => Intent::Cancel,
-            IntentInput::Renew => Intent::Renew,
-        }),
-        effective_at: effective_at.and_then(Result::ok),
-        source: value.source.unwrap_or_else(|| "api".to_owned()),
-        reason: value.reason,
-    };
+    let wish = value.check()?;
+    let plan = wish.to.clone();
     let command = Command::User(user::Command::ChangePlan(wish));
     let outcome = ask
         .submit(&app, &caller, Subject::User(id), command, &raw)
@@ -103,7 +111,7 @@ pub async fn put(
         position,
         &PlanSet {
             user_id: id,
-            plan: value.plan,
+            plan,
             position,
         },
     )

@@ -9,6 +9,7 @@ use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::consent::Method;
 use gatelog_events::domain::profile::ProfileField;
+use gatelog_events::domain::session::Client;
 use gatelog_events::domain::user::{self, Origin, Register};
 use gatelog_events::domain::{self, Rejection};
 use gatelog_events::email::Email;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Choice, LawfulBasisInput, NoticeInput, partition_of};
 use crate::auth::api_keys::Scope;
-use crate::auth::policy::Context;
+use crate::auth::policy::{Context, Policy};
 use crate::auth::{Password, random};
 use crate::error::Problem;
 use crate::http::app::App;
@@ -76,7 +77,7 @@ pub struct Registered {
 }
 
 /// A registration of which everything is checked that can be without the log.
-struct Checked {
+pub(in crate::http) struct Checked {
     /// Still without a hash.
     register: Register,
     password: Password,
@@ -108,7 +109,7 @@ pub async fn register(
     let Checked {
         mut register,
         password,
-    } = check(&app, &ask, value, visitor)?;
+    } = check(value, &app.node.config.password_policy, &ask.client(), visitor)?;
     let email = register.email.clone();
     let shard = app.node.directory.shard(app.tenant(), &email);
     let user = UserId::new(clock::now(), shard, random()?);
@@ -146,7 +147,13 @@ pub async fn register(
     }
 }
 
-fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Checked, Problem> {
+/// Everything that can be told from the body alone.
+pub(in crate::http) fn check(
+    body: Registration,
+    policy: &Policy,
+    client: &Client,
+    visitor: bool,
+) -> Result<Checked, Problem> {
     let mut check = Check::new();
     let email = check.email("email", &body.email);
     if let Some(locale) = &body.locale {
@@ -177,7 +184,7 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
             &mut check,
             &format!("consents[{i}]."),
             Method::RegistrationForm,
-            ask,
+            client,
         ));
     }
     check.done()?;
@@ -191,11 +198,7 @@ fn check(app: &App, ask: &Ask, body: Registration, visitor: bool) -> Result<Chec
         given_name: word(ProfileField::GivenName),
         family_name: word(ProfileField::FamilyName),
     };
-    let password = app
-        .node
-        .config
-        .password_policy
-        .check(body.password.expose(), &context)?;
+    let password = policy.check(body.password.expose(), &context)?;
     let register = Register {
         origin: if visitor { Origin::SelfService } else { Origin::Api },
         email,

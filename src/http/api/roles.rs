@@ -81,6 +81,20 @@ pub struct StatusInput {
     pub reason: Option<String>,
 }
 
+impl StatusInput {
+    /// The command that it says.
+    pub(in crate::http) fn check(self) -> Result<user::Command, Problem> {
+        let mut check = Check::new();
+        check.optional_text("reason", self.reason.as_ref());
+        check.done()?;
+        let reason = self.reason;
+        Ok(match self.status {
+            NewStatus::Active => user::Command::Enable { reason },
+            NewStatus::Disabled => user::Command::Disable { reason },
+        })
+    }
+}
+
 /// See [`StatusInput`].
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -104,14 +118,7 @@ pub async fn put_status(
     Json { value, raw }: Json<StatusInput>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::UsersWrite)?;
-    let mut check = Check::new();
-    check.optional_text("reason", value.reason.as_ref());
-    check.done()?;
-    let reason = value.reason;
-    let command = Command::User(match value.status {
-        NewStatus::Active => user::Command::Enable { reason },
-        NewStatus::Disabled => user::Command::Disable { reason },
-    });
+    let command = Command::User(value.check()?);
     done(
         &ask.submit(&app, &caller, Subject::User(id), command, &raw)
             .await?,

@@ -36,11 +36,45 @@ pub struct PlanDefinition {
     pub entitlements: BTreeSet<String>,
 }
 
+impl PlanDefinition {
+    /// The plan of this name.
+    pub(in crate::http) fn check(self, name: String) -> Result<PlanDefined, Problem> {
+        let mut check = Check::new();
+        check.name("plan", &name);
+        for (i, entitlement) in self.entitlements.iter().enumerate() {
+            check.name(format!("entitlements[{i}]"), entitlement);
+        }
+        if self.entitlements.len() > MAX_ENTITLEMENTS {
+            check.wrong("entitlements", "There may be at most 100.");
+        }
+        check.done()?;
+        Ok(PlanDefined {
+            name,
+            rank: self.rank,
+            entitlements: self.entitlements,
+        })
+    }
+}
+
 /// A purpose for which data may be used.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PurposeDefinition {
     pub description: String,
+}
+
+impl PurposeDefinition {
+    /// The purpose of this name.
+    pub(in crate::http) fn check(self, name: String) -> Result<PurposeDefined, Problem> {
+        let mut check = Check::new();
+        check.name("purpose", &name);
+        check.text("description", &self.description);
+        check.done()?;
+        Ok(PurposeDefined {
+            name,
+            description: self.description,
+        })
+    }
 }
 
 /// One version of a notice in one language. What was published cannot change.
@@ -54,6 +88,36 @@ pub struct NoticePublication {
     pub url: Option<String>,
     /// The text as shown.
     pub text: Option<String>,
+}
+
+impl NoticePublication {
+    /// The notice of this id.
+    pub(in crate::http) fn check(self, id: String) -> Result<NoticePublished, Problem> {
+        let mut check = Check::new();
+        check.name("id", &id);
+        check.text("version", &self.version);
+        check.locale("language", &self.language);
+        if self.url.as_ref().is_some_and(|url| !is_web_address(url)) {
+            check.wrong(
+                "url",
+                "It must begin with https:// or http:// and have no spaces.",
+            );
+        }
+        if self.text.as_ref().is_some_and(|text| !is_notice_text(text)) {
+            check.wrong(
+                "text",
+                "It must have 1 to 20,000 characters, and no control characters but line breaks and tabs.",
+            );
+        }
+        check.done()?;
+        Ok(NoticePublished {
+            id,
+            version: self.version,
+            language: self.language,
+            url: self.url,
+            text: self.text,
+        })
+    }
 }
 
 /// The catalogue, by name.
@@ -141,20 +205,7 @@ pub async fn put_plan(
     Json { value, raw }: Json<PlanDefinition>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SettingsWrite)?;
-    let mut check = Check::new();
-    check.name("plan", &name);
-    for (i, entitlement) in value.entitlements.iter().enumerate() {
-        check.name(format!("entitlements[{i}]"), entitlement);
-    }
-    if value.entitlements.len() > MAX_ENTITLEMENTS {
-        check.wrong("entitlements", "There may be at most 100.");
-    }
-    check.done()?;
-    let plan = PlanDefined {
-        name,
-        rank: value.rank,
-        entitlements: value.entitlements,
-    };
+    let plan = value.check(name)?;
     submit(&app, &caller, &ask, tenant::Command::DefinePlan(plan), &raw).await
 }
 
@@ -193,14 +244,7 @@ pub async fn put_purpose(
     Json { value, raw }: Json<PurposeDefinition>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SettingsWrite)?;
-    let mut check = Check::new();
-    check.name("purpose", &name);
-    check.text("description", &value.description);
-    check.done()?;
-    let purpose = PurposeDefined {
-        name,
-        description: value.description,
-    };
+    let purpose = value.check(name)?;
     submit(&app, &caller, &ask, tenant::Command::DefinePurpose(purpose), &raw).await
 }
 
@@ -243,30 +287,7 @@ pub async fn put_notice(
     Json { value, raw }: Json<NoticePublication>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SettingsWrite)?;
-    let mut check = Check::new();
-    check.name("id", &id);
-    check.text("version", &value.version);
-    check.locale("language", &value.language);
-    if value.url.as_ref().is_some_and(|url| !is_web_address(url)) {
-        check.wrong(
-            "url",
-            "It must begin with https:// or http:// and have no spaces.",
-        );
-    }
-    if value.text.as_ref().is_some_and(|text| !is_notice_text(text)) {
-        check.wrong(
-            "text",
-            "It must have 1 to 20,000 characters, and no control characters but line breaks and tabs.",
-        );
-    }
-    check.done()?;
-    let notice = NoticePublished {
-        id,
-        version: value.version,
-        language: value.language,
-        url: value.url,
-        text: value.text,
-    };
+    let notice = value.check(id)?;
     submit(&app, &caller, &ask, tenant::Command::PublishNotice(notice), &raw).await
 }
 

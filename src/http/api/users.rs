@@ -235,8 +235,17 @@ pub async fn patch_profile(
     Json { value, raw }: Json<Entries<Option<String>>>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersWrite, id)?;
+    let command = check_profile(value)?;
+    done(
+        &ask.submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
+            .await?,
+    )
+}
+
+/// The command that changes say.
+pub(in crate::http) fn check_profile(changes: Entries<Option<String>>) -> Result<user::Command, Problem> {
     let mut check = Check::new();
-    let (locale, fields): (Vec<_>, Vec<_>) = value.0.into_iter().partition(|(name, _)| name == "locale");
+    let (locale, fields): (Vec<_>, Vec<_>) = changes.0.into_iter().partition(|(name, _)| name == "locale");
     let locale = match locale.into_iter().next() {
         Some((_, Some(locale))) => {
             check.locale("locale", &locale);
@@ -250,11 +259,7 @@ pub async fn patch_profile(
     };
     let changes = check.profile_patch("", Entries(fields));
     check.done()?;
-    let command = user::Command::ChangeProfile { locale, changes };
-    done(
-        &ask.submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
-            .await?,
-    )
+    Ok(user::Command::ChangeProfile { locale, changes })
 }
 
 /// A new address.
@@ -263,6 +268,15 @@ pub async fn patch_profile(
 pub struct NewEmail {
     #[schema(example = "ada@example.org")]
     pub email: String,
+}
+
+impl NewEmail {
+    pub(in crate::http) fn check(&self) -> Result<Email, Problem> {
+        let mut check = Check::new();
+        let email = check.email("email", &self.email);
+        check.done()?;
+        email.ok_or_else(|| Problem::invalid(vec![]))
+    }
 }
 
 /// Changes a user's e-mail address. It is not verified then.
@@ -279,12 +293,7 @@ pub async fn put_email(
     Json { value, raw }: Json<NewEmail>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersWrite, id)?;
-    let mut check = Check::new();
-    let email = check.email("email", &value.email);
-    check.done()?;
-    let Some(email) = email else {
-        return Err(Problem::invalid(vec![]));
-    };
+    let email = value.check()?;
     if caller.is_user() {
         app.node.network_limits.check(ask.network(), clock::now())?;
     }
