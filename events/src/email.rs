@@ -220,6 +220,8 @@ mod tests {
                 &["ada@example.com", "ada@example。com"][..],
             ),
             ("ΣΊΣΥΦΟΣ@x.test", &["σίσυφος@x.test", "σίσυφοσ@x.test"][..]),
+            // Cherokee folds to upper case.
+            ("Ꭼ@x.test", &["ꭼ@x.test"][..]),
         ] {
             for v in variants {
                 assert_eq!(key(v), key(address), "{v} and {address}");

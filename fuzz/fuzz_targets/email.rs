@@ -10,10 +10,11 @@ fuzz_target!(|text: &str| {
     let Ok(email) = Email::parse(text) else {
         return;
     };
-    // A key may be longer than an address may be typed: folding and Punycode lengthen.
-    if let Ok(again) = Email::parse(email.key()) {
-        assert_eq!(again.key(), email.key());
+    // A key may be longer than an address may be typed: folding and Punycode lengthen. Lower case is the same address;
+    // the key itself need not be lower case, since Cherokee folds to upper case.
+    for spelling in [email.key(), &email.key().to_lowercase()] {
+        if let Ok(again) = Email::parse(spelling) {
+            assert_eq!(again.key(), email.key());
+        }
     }
-    let round = email.key().to_lowercase();
-    assert_eq!(round, email.key(), "a key has no upper case");
 });
