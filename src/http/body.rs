@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::app::App;
+use super::shape::Object;
 use crate::error::{Kind, Problem};
 
 /// A body beyond the limit is read on up to this, and thrown away: a connection that is closed while the caller still
@@ -81,10 +82,10 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
     Ok(whole.freeze())
 }
 
-/// Reads a body; unknown and repeated fields and anything after it are refused.
+/// Reads a body, which is one object. Unknown and repeated fields are refused.
 pub(super) fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(raw);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();
         refused(&path, e.inner())
     })?;
@@ -235,6 +236,7 @@ impl SecretText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::shape::Word;
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -245,6 +247,8 @@ mod tests {
         inner: Option<Inner>,
         map: Option<Entries<String>>,
         kind: Option<Lawful>,
+        shaped: Option<Object<Inner>>,
+        word: Option<Word<Lawful>>,
     }
 
     #[derive(Deserialize)]
@@ -305,14 +309,25 @@ mod tests {
                 "It occurs twice. Send it once.",
             ),
             (r#"{"name":"a","map":{"k":7}}"#, "map.k", "It must be a string."),
-            (r#"["s3cret"]"#, "name", ""),
+            (r#"["s3cret"]"#, "(body)", "It must be an object."),
+            (
+                r#"{"name":"a","shaped":["s3cret"]}"#,
+                "shaped",
+                "It must be an object.",
+            ),
+            (
+                r#"{"name":"a","word":{"consent":null}}"#,
+                "word",
+                "It must be a string.",
+            ),
+            (r#"{"name":"a","word":"s3cret"}"#, "word", "It must be `consent`."),
+            // Of an enum by itself, serde_json says that this is not JSON.
+            (r#"{"name":"a","word":7}"#, "word", "It must be a string."),
         ] {
             let (kind, shown) = outcome(text.as_bytes());
             assert_eq!(kind, Kind::InvalidInput, "{text}");
-            if !detail.is_empty() {
-                let wanted = format!("field: {field:?}, detail: {detail:?}");
-                assert!(shown.contains(&wanted), "{text}: {shown}");
-            }
+            let wanted = format!("field: {field:?}, detail: {detail:?}");
+            assert!(shown.contains(&wanted), "{text}: {shown}");
         }
     }
 

@@ -19,6 +19,7 @@ mod operations;
 mod params;
 mod peer;
 mod reply;
+mod shape;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -27,6 +27,7 @@ use crate::http::check::Check;
 use crate::http::cursor::{self, List, PageQuery};
 use crate::http::params::{Query, UserAnd, UserParam};
 use crate::http::reply::{ok, written};
+use crate::http::shape::{Object, Word};
 use crate::writer::Command;
 
 const ROUTE: &str = "consents";
@@ -133,8 +134,10 @@ pub struct ConsentInput {
     /// Means of contact.
     #[schema(example = "email")]
     pub channel: String,
-    pub notice: NoticeInput,
-    pub lawful_basis: Option<LawfulBasisInput>,
+    #[schema(value_type = NoticeInput)]
+    pub notice: Object<NoticeInput>,
+    #[schema(value_type = Option<LawfulBasisInput>)]
+    pub lawful_basis: Option<Word<LawfulBasisInput>>,
     /// What else shows that it was this person's choice.
     pub note: Option<String>,
 }
@@ -151,8 +154,8 @@ impl ConsentInput {
             purpose,
             granted: self.granted,
             channel: self.channel,
-            notice: self.notice,
-            lawful_basis: self.lawful_basis,
+            notice: self.notice.0,
+            lawful_basis: self.lawful_basis.map(|Word(basis)| basis),
             note: self.note,
         };
         let mut check = Check::new();

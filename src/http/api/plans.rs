@@ -18,6 +18,7 @@ use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::params::UserParam;
 use crate::http::reply::written;
+use crate::http::shape::Word;
 use crate::writer::Command;
 
 /// A change of plan.
@@ -31,7 +32,8 @@ pub struct PlanInput {
     /// Where the change comes from, such as `billing` or `support`; `api` if absent.
     pub source: Option<String>,
     /// What it is where the plans' ranks cannot tell: the paid plan is given up, or goes on for another term.
-    pub intent: Option<IntentInput>,
+    #[schema(value_type = Option<IntentInput>)]
+    pub intent: Option<Word<IntentInput>>,
     /// Since when it counts (RFC 3339); not in the future. Now if absent.
     #[schema(format = DateTime)]
     pub effective_at: Option<String>,
@@ -56,7 +58,7 @@ impl PlanInput {
         check.done()?;
         Ok(ChangePlan {
             to: self.plan,
-            intent: self.intent.map(|intent| match intent {
+            intent: self.intent.map(|Word(intent)| match intent {
                 IntentInput::Cancel => Intent::Cancel,
                 IntentInput::Renew => Intent::Renew,
             }),

@@ -29,6 +29,7 @@ use crate::http::body::{Entries, Json, SecretText};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::reply::written;
+use crate::http::shape::{Object, Word};
 use crate::writer::{Command, Outcome, WriteError};
 
 /// A new account.
@@ -48,7 +49,8 @@ pub struct Registration {
     /// A plan of the catalogue; its lowest if absent.
     pub plan: Option<String>,
     #[serde(default)]
-    pub consents: Vec<RegistrationConsent>,
+    #[schema(value_type = Vec<RegistrationConsent>)]
+    pub consents: Vec<Object<RegistrationConsent>>,
 }
 
 /// A choice that was made on the form.
@@ -61,8 +63,10 @@ pub struct RegistrationConsent {
     #[schema(example = "email")]
     pub channel: String,
     pub granted: bool,
-    pub notice: NoticeInput,
-    pub lawful_basis: Option<LawfulBasisInput>,
+    #[schema(value_type = NoticeInput)]
+    pub notice: Object<NoticeInput>,
+    #[schema(value_type = Option<LawfulBasisInput>)]
+    pub lawful_basis: Option<Word<LawfulBasisInput>>,
     /// What else shows that it was this person's choice.
     pub note: Option<String>,
 }
@@ -165,7 +169,7 @@ pub(in crate::http) fn check(
     let profile = check.profile("profile.", body.profile);
     let mut purposes = HashSet::new();
     let mut consents = Vec::with_capacity(body.consents.len());
-    for (i, c) in body.consents.into_iter().enumerate() {
+    for (i, Object(c)) in body.consents.into_iter().enumerate() {
         if !purposes.insert(c.purpose.clone()) {
             check.wrong(
                 format!("consents[{i}].purpose"),
@@ -176,8 +180,8 @@ pub(in crate::http) fn check(
             purpose: c.purpose,
             granted: c.granted,
             channel: c.channel,
-            notice: c.notice,
-            lawful_basis: c.lawful_basis,
+            notice: c.notice.0,
+            lawful_basis: c.lawful_basis.map(|Word(basis)| basis),
             note: c.note,
         };
         consents.push(choice.check(

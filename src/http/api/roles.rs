@@ -17,6 +17,7 @@ use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::params::{UserAnd, UserParam};
 use crate::http::reply::{Done, done};
+use crate::http::shape::Word;
 use crate::writer::Command;
 
 /// Gives a user a role.
@@ -77,7 +78,8 @@ async fn change(
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StatusInput {
-    pub status: NewStatus,
+    #[schema(value_type = NewStatus)]
+    pub status: Word<NewStatus>,
     pub reason: Option<String>,
 }
 
@@ -88,7 +90,7 @@ impl StatusInput {
         check.optional_text("reason", self.reason.as_ref());
         check.done()?;
         let reason = self.reason;
-        Ok(match self.status {
+        Ok(match self.status.0 {
             NewStatus::Active => user::Command::Enable { reason },
             NewStatus::Disabled => user::Command::Disable { reason },
         })
