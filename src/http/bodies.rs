@@ -99,3 +99,31 @@ fn check_password(body: &NewPassword, policy: &Policy) -> Result<(), Problem> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// The seeds of fuzz/fuzz_targets/json_bodies.rs: a letter for the kind, and a body.
+    #[test]
+    fn seeds_of_fuzzing_are_accepted_unless_they_are_named_wrong() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/json_bodies");
+        let mut accepted = HashSet::new();
+        for seed in std::fs::read_dir(folder).unwrap() {
+            let path = seed.unwrap().path();
+            let input = std::fs::read(&path).unwrap();
+            let result = Body::ALL[usize::from(input[0] - b'a')].check(&input[1..]);
+            let wrong = path.file_name().unwrap().to_str().unwrap().contains("-wrong-");
+            assert_eq!(result.is_err(), wrong, "{}: {result:?}", path.display());
+            if !wrong {
+                accepted.insert(input[0]);
+            }
+        }
+        assert_eq!(
+            accepted.len(),
+            Body::ALL.len(),
+            "a kind has no seed that is accepted"
+        );
+    }
+}
