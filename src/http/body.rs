@@ -168,8 +168,12 @@ fn understandable(expected: &str) -> &str {
     }
 }
 
-/// A name as the caller wrote it, cut short and without anything that could harm whoever displays it.
+/// A name as the caller wrote it, cut short and without anything that could harm whoever displays it. The empty name
+/// is two quotes, for it must be seen.
 fn safe(name: &str) -> String {
+    if name.is_empty() {
+        return "''".to_owned();
+    }
     name.chars()
         .map(|c| {
             if c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&' | '"') {
@@ -328,6 +332,14 @@ mod tests {
             assert_eq!(kind, Kind::InvalidInput, "{text}");
             let wanted = format!("field: {field:?}, detail: {detail:?}");
             assert!(shown.contains(&wanted), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn the_empty_name_is_seen() {
+        for text in [r#"{"":"1","":"2"}"#, r#"{"a":"1","":"2","":"3"}"#] {
+            let problem = parse::<Entries<String>>(text.as_bytes()).err().unwrap();
+            assert_eq!(problem.errors()[0].field, "''", "{text}");
         }
     }
 
