@@ -17,7 +17,7 @@ setup: ## install what this machine lacks for building (done by the others as ne
 	@scripts/setup
 
 run: setup ## build and start a server on http://localhost:8080, with its data in ./data
-	cargo build --quiet --bin gatelog
+	cargo build --quiet --workspace --bin gatelog
 	exec "$(CARGO_TARGET_DIR)/debug/gatelog" serve --listen "$(LISTEN)" --data-dir "$(DATA_DIR)"
 
 test: setup ## run all tests
@@ -28,7 +28,7 @@ lint: setup ## check formatting, lints, dependencies and the architecture's rule
 	@scripts/lint
 
 bench: setup ## measure, and write docs/benchmarks.md
-	cargo build --release --bin gatelog
+	cargo build --release --workspace --bin gatelog
 	@mkdir -p docs
 	"$(CARGO_TARGET_DIR)/release/gatelog" bench --output docs/benchmarks.md
 

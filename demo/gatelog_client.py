@@ -45,7 +45,7 @@ class Server:
             f"127.0.0.1:{self.port}",
             "--data-dir",
             str(data_dir),
-            "--trusted-proxy",
+            "--trusted-proxies",
             "127.0.0.1",
         ]
         self._environment = {**os.environ, API_KEY_VARIABLE: api_key}
