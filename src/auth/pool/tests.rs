@@ -73,7 +73,7 @@ async fn beyond_the_bound_is_refused_at_once() {
         .iter()
         .filter(|a| matches!(a, Err(PoolError::Overloaded { .. })))
         .count();
-    assert!((1..200).contains(&refused), "{refused}");
+    assert!((100..200).contains(&refused), "{refused}");
     for answer in answers {
         if let Err(PoolError::Overloaded { retry_after }) = answer {
             assert!(retry_after > Duration::ZERO);
@@ -135,7 +135,7 @@ async fn dummy_costs_what_a_verification_costs() {
     real.sort();
     dummy.sort();
     let ratio = dummy[20].as_secs_f64() / real[20].as_secs_f64();
-    assert!((0.67..1.5).contains(&ratio), "{ratio}");
+    assert!((0.8..1.25).contains(&ratio), "{ratio}");
 }
 
 #[test]
