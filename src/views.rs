@@ -10,6 +10,7 @@ use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Position, SessionId, TenantId, UserId};
 use gatelog_projections::applied::{Applied, Behind};
+use gatelog_projections::hot::Hot;
 use gatelog_projections::logins::LoginRow;
 use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::view::View;
@@ -19,10 +20,22 @@ use parking_lot::RwLock;
 /// All read models of this node, for those who ask.
 pub struct Views {
     store: Arc<Store>,
-    /// By name of the projection. Replaced when a new build takes over.
-    served: RwLock<HashMap<&'static str, (Table, Arc<Applied>)>>,
+    /// Replaced when a new build takes over. Few, so that comparing is quicker than hashing.
+    served: RwLock<Vec<Served>>,
     settings: RwLock<HashMap<TenantId, Arc<Settings>>>,
+    users: Hot<User>,
+    activities: Hot<Activity>,
+    sessions: Hot<Session>,
 }
+
+struct Served {
+    projection: &'static str,
+    table: Table,
+    applied: Arc<Applied>,
+}
+
+/// Users, activities and sessions that are kept in memory, each; some 20 MiB.
+const HOT_ROWS: usize = 16_384;
 
 /// A page of a list, with the key of its last entry.
 pub type Page<T> = Vec<(bytes::Bytes, T)>;
@@ -33,12 +46,27 @@ impl Views {
             store,
             served: RwLock::default(),
             settings: RwLock::default(),
+            users: Hot::new(HOT_ROWS),
+            activities: Hot::new(HOT_ROWS),
+            sessions: Hot::new(HOT_ROWS),
         }
     }
 
     /// Lets a table serve from now on.
     pub fn serve(&self, projection: &'static str, table: Table, applied: Arc<Applied>) {
-        self.served.write().insert(projection, (table, applied));
+        if [users::NAME, sessions::NAME].contains(&projection) {
+            self.store.watch(&table);
+        }
+        let now = Served {
+            projection,
+            table,
+            applied,
+        };
+        let mut served = self.served.write();
+        match served.iter_mut().find(|s| s.projection == projection) {
+            Some(before) => *before = now,
+            None => served.push(now),
+        }
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -47,14 +75,18 @@ impl Views {
 
     /// Progress of every projection, by name.
     pub fn progress(&self) -> Vec<Arc<Applied>> {
-        let mut all: Vec<_> = self.served.read().values().map(|(_, a)| a.clone()).collect();
+        let mut all: Vec<_> = self.served.read().iter().map(|s| s.applied.clone()).collect();
         all.sort_by_key(|a| a.projection());
         all
     }
 
     /// The table that serves a projection now.
     pub fn table(&self, projection: &str) -> Option<Table> {
-        self.served.read().get(projection).map(|(t, _)| t.clone())
+        let served = self.served.read();
+        served
+            .iter()
+            .find(|s| s.projection == projection)
+            .map(|s| s.table.clone())
     }
 
     /// Waits until a projection has folded the record at `position`.
@@ -64,7 +96,11 @@ impl Views {
         position: Position,
         at_most: Duration,
     ) -> Result<(), Behind> {
-        let applied = self.served.read().get(projection).map(|(_, a)| a.clone());
+        let applied = {
+            let served = self.served.read();
+            let of = served.iter().find(|s| s.projection == projection);
+            of.map(|s| s.applied.clone())
+        };
         match applied {
             Some(applied) => applied.wait_for(position, at_most).await,
             None => Ok(()),
@@ -93,8 +129,8 @@ impl Views {
     }
 
     /// A user; version 0 if there never was one.
-    pub fn user(&self, tenant: &TenantId, user: UserId) -> Result<User, StoreError> {
-        self.with(users::NAME, |v| users::get(v, tenant, user))
+    pub fn user(&self, tenant: &TenantId, user: UserId) -> Result<Arc<User>, StoreError> {
+        self.with(users::NAME, |v| users::get_hot(v, &self.users, tenant, user))
     }
 
     /// All that a login under this digest needs.
@@ -111,8 +147,10 @@ impl Views {
         self.with(identifiers::NAME, |v| identifiers::get(v, tenant, digest))
     }
 
-    pub fn activity(&self, tenant: &TenantId, user: UserId) -> Result<Activity, StoreError> {
-        self.with(sessions::NAME, |v| sessions::activity(v, tenant, user))
+    pub fn activity(&self, tenant: &TenantId, user: UserId) -> Result<Arc<Activity>, StoreError> {
+        self.with(sessions::NAME, |v| {
+            sessions::activity_hot(v, &self.activities, tenant, user)
+        })
     }
 
     pub fn session(
@@ -120,8 +158,16 @@ impl Views {
         tenant: &TenantId,
         user: UserId,
         session: SessionId,
-    ) -> Result<Option<Session>, StoreError> {
-        self.with(sessions::NAME, |v| sessions::get(v, tenant, user, session))
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        self.with(sessions::NAME, |v| {
+            sessions::get_hot(v, &self.sessions, tenant, user, session)
+        })
+    }
+
+    /// Takes an erased user out of memory.
+    pub fn forget(&self, tenant: &TenantId, user: UserId) {
+        users::forget(&self.users, tenant, user);
+        sessions::forget(&self.activities, &self.sessions, tenant, user);
     }
 
     /// All sessions of a user, oldest first.

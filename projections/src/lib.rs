@@ -6,6 +6,7 @@ pub mod applied;
 pub mod catch_up;
 pub mod consents;
 pub mod folder;
+pub mod hot;
 pub mod identifiers;
 pub mod keys;
 pub mod logins;

@@ -1,11 +1,14 @@
 //! `sessions`: a user's activity and sessions. State of the writer, and what refreshes and session lists read.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::session::{Activity, Client, Session, SessionEvent, Started};
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::ids::{SessionId, Stream, TenantId, UserId};
 
+use crate::hot::Hot;
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -120,6 +123,33 @@ fn session_key(tenant: &TenantId, user: UserId, session: SessionId) -> Bytes {
 /// What the user's activity so far comes to.
 pub fn activity(view: View<'_>, tenant: &TenantId, user: UserId) -> Result<Activity, StoreError> {
     Ok(view.get(&activity_key(tenant, user))?.unwrap_or_default())
+}
+
+/// As [`activity`], from memory where it can be.
+pub fn activity_hot(
+    view: View<'_>,
+    hot: &Hot<Activity>,
+    tenant: &TenantId,
+    user: UserId,
+) -> Result<Arc<Activity>, StoreError> {
+    Ok(hot.get(view, &activity_key(tenant, user))?.unwrap_or_default())
+}
+
+/// As [`get`], from memory where it can be.
+pub fn get_hot(
+    view: View<'_>,
+    hot: &Hot<Session>,
+    tenant: &TenantId,
+    user: UserId,
+    session: SessionId,
+) -> Result<Option<Arc<Session>>, StoreError> {
+    hot.get(view, &session_key(tenant, user, session))
+}
+
+/// Takes a user's activity and sessions out of memory.
+pub fn forget(activities: &Hot<Activity>, sessions: &Hot<Session>, tenant: &TenantId, user: UserId) {
+    activities.forget(&activity_key(tenant, user));
+    sessions.forget(&sessions_of(tenant, user).done());
 }
 
 /// One session of a user.

@@ -3,7 +3,7 @@
 //! The log is the WAL: what a crash takes is folded again from the checkpoint that survived with it. Since all column
 //! families are flushed as one, rows and checkpoints never disagree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use rocksdb::{
     MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use crate::hot::Stamps;
 use crate::keys::{KeyKind, global};
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -56,8 +57,13 @@ pub struct Store {
     place: PathBuf,
     cache: Cache,
     options: StoreOptions,
+    /// Options of every point read.
+    point_read: ReadOptions,
     /// Projection → the column family that serves it.
     active: RwLock<HashMap<String, Arc<str>>>,
+    stamps: Stamps,
+    /// Tables of which rows may be kept in memory.
+    watched: RwLock<HashSet<Table>>,
 }
 
 /// A column family, by name.
@@ -94,7 +100,8 @@ impl Store {
     }
 
     fn open_with(dir: &Path, options: StoreOptions, read_only: bool) -> Result<Arc<Self>, StoreError> {
-        let cache = Cache::new_lru_cache(options.cache_bytes);
+        // Without locks, unlike an LRU cache; 0 lets it find the usual size of its entries by itself.
+        let cache = Cache::new_hyper_clock_cache(options.cache_bytes, 0);
         let db_options = db_options(options);
         let names = Db::list_cf(&db_options, dir).unwrap_or_else(|_| vec![META.to_owned()]);
         let families = names
@@ -111,7 +118,10 @@ impl Store {
             place: dir.to_owned(),
             cache,
             options,
+            point_read: ReadOptions::default(),
             active: RwLock::default(),
+            stamps: Stamps::default(),
+            watched: RwLock::default(),
         };
         store.load_active()?;
         Ok(Arc::new(store))
@@ -175,6 +185,15 @@ impl Store {
             .collect()
     }
 
+    /// From now on rows of this table may be [kept in memory](crate::hot).
+    pub fn watch(&self, table: &Table) {
+        self.watched.write().insert(table.clone());
+    }
+
+    pub(crate) fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
     pub fn create(&self, table: &Table) -> Result<(), StoreError> {
         if self.db.cf_handle(&table.0).is_some() {
             return Ok(());
@@ -189,6 +208,7 @@ impl Store {
         if self.db.cf_handle(&table.0).is_none() {
             return Ok(());
         }
+        self.watched.write().remove(table);
         self.db.drop_cf(&table.0).map_err(|e| rocks(&self.place, &e))
     }
 
@@ -201,12 +221,22 @@ impl Store {
 
     /// One row's bytes.
     pub fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.read(table, key, |value| Ok(Bytes::copy_from_slice(value)))
+    }
+
+    /// What `f` makes of one row's bytes, which are not copied.
+    pub fn read<T>(
+        &self,
+        table: &Table,
+        key: &[u8],
+        f: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
         let cf = self.cf(table)?;
         let value = self
             .db
-            .get_pinned_cf(&cf, key)
+            .get_pinned_cf_opt(&cf, key, &self.point_read)
             .map_err(|e| rocks(&self.place, &e))?;
-        Ok(value.map(|v| Bytes::copy_from_slice(&v)))
+        value.map(|v| f(&v)).transpose()
     }
 
     /// Up to `limit` rows whose keys begin with `prefix`, from `from` on, in order of key.
@@ -256,8 +286,13 @@ impl Store {
         changes: impl IntoIterator<Item = (&'t Table, &'t [Change])>,
     ) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
+        let watched = self.watched.read();
+        let mut writing = Vec::new();
         for (table, rows) in changes {
             let cf = self.cf(table)?;
+            if watched.contains(table) {
+                writing.extend(rows.iter().map(|(key, _)| self.stamps.writing(key)));
+            }
             for (key, value) in rows {
                 match value {
                     Some(value) => batch.put_cf(&cf, key, value),
@@ -354,7 +389,12 @@ fn cf_options(cache: &Cache) -> Options {
     block.set_block_cache(cache);
     block.set_bloom_filter(10.0, false);
     block.set_format_version(6);
-    block.set_index_type(BlockBasedIndexType::BinarySearch);
+    // One filter of a large file is half a megabyte: as one block it evicts, and is evicted by, all else in its shard
+    // of the cache. In pieces of a page, only what is asked is loaded.
+    block.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    block.set_partition_filters(true);
+    block.set_metadata_block_size(4096);
+    block.set_pin_top_level_index_and_filter(true);
     block.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
     block.set_data_block_hash_ratio(0.75);
     block.set_cache_index_and_filter_blocks(true);

@@ -1,11 +1,14 @@
 //! `users`: what is known of a user now. Also the writer's own state of the user aggregate.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::user::{User, UserEvent};
 use gatelog_events::ids::{Stream, TenantId, UserId};
 
+use crate::hot::Hot;
 use crate::keys::{KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -61,6 +64,21 @@ fn user_key(tenant: &TenantId, user: UserId) -> Bytes {
 /// The user, erased or not; version 0 if there never was one.
 pub fn get(view: View<'_>, tenant: &TenantId, user: UserId) -> Result<User, StoreError> {
     Ok(view.get(&user_key(tenant, user))?.unwrap_or_default())
+}
+
+/// As [`get`], from memory where it can be.
+pub fn get_hot(
+    view: View<'_>,
+    hot: &Hot<User>,
+    tenant: &TenantId,
+    user: UserId,
+) -> Result<Arc<User>, StoreError> {
+    Ok(hot.get(view, &user_key(tenant, user))?.unwrap_or_default())
+}
+
+/// Takes a user out of memory.
+pub fn forget(hot: &Hot<User>, tenant: &TenantId, user: UserId) {
+    hot.forget(&user_key(tenant, user));
 }
 
 /// Everyone who was ever erased, of all tenants.

@@ -108,22 +108,23 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    /// One row.
+    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         match self.overlay.and_then(|o| o.rows.get(key)) {
-            Some(pending) => Ok(pending.value.clone()),
-            None => self.store.get(self.table, key),
+            Some(pending) => pending
+                .value
+                .as_deref()
+                .map(|v| decode_row(v, self.table))
+                .transpose(),
+            None => self.store.read(self.table, key, |v| decode_row(v, self.table)),
         }
     }
 
-    /// One row.
-    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        self.raw(key)?
-            .map(|bytes| decode_row(&bytes, self.table))
-            .transpose()
-    }
-
     pub fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.raw(key)?.is_some())
+        match self.overlay.and_then(|o| o.rows.get(key)) {
+            Some(pending) => Ok(pending.value.is_some()),
+            None => Ok(self.store.read(self.table, key, |_| Ok(()))?.is_some()),
+        }
     }
 
     /// Rows whose keys begin with `prefix`, in order of key.

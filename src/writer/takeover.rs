@@ -53,6 +53,7 @@ pub struct Parts {
 impl Parts {
     /// Destroys the key of an erased subject. Tried again at the next start if it fails now.
     pub(super) fn destroy_key(&self, tenant: &TenantId, user: UserId) {
+        self.views.forget(tenant, user);
         match self.keys.destroy(tenant, user) {
             Ok(()) => self.erasures.send_modify(|n| *n += 1),
             Err(e) => tracing::error!(%user, error = %e, "the key of an erased user could not be destroyed"),

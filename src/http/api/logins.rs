@@ -260,7 +260,7 @@ fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
         tenant: app.tenant().clone(),
         client_id: CLIENT_ID.to_owned(),
         scope: BTreeSet::new(),
-        roles: user.roles,
+        roles: user.roles.clone(),
         entitlements: plan.map(|p| p.entitlements.clone()).unwrap_or_default(),
     };
     let claims = RefreshClaims {

@@ -14,6 +14,8 @@ pub mod statistics;
 pub mod timeline;
 pub mod users;
 
+use std::sync::Arc;
+
 use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef};
 use gatelog_events::domain::session::Client;
 use gatelog_events::domain::{Actor, consent, user};
@@ -26,7 +28,7 @@ use super::check::Check;
 use crate::error::Problem;
 
 /// The user, if there is one who was not erased.
-fn existing(app: &App, id: UserId) -> Result<user::User, Problem> {
+fn existing(app: &App, id: UserId) -> Result<Arc<user::User>, Problem> {
     let user = app.node.views.user(app.tenant(), id)?;
     if user.exists() {
         Ok(user)

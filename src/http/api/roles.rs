@@ -142,8 +142,8 @@ pub async fn unlock(
     caller.needs(Scope::UsersWrite)?;
     let command = Command::Session(session::Command::Unlock { reason: None });
     let outcome = ask.submit(&app, &caller, Subject::User(id), command, &[]).await?;
-    if let Some(email) = app.node.views.user(app.tenant(), id)?.email {
-        let digest = app.node.directory.digest(app.tenant(), &email);
+    if let Some(email) = &app.node.views.user(app.tenant(), id)?.email {
+        let digest = app.node.directory.digest(app.tenant(), email);
         app.node.account_limits.succeeded(Key::Identifier(digest.0));
     }
     done(&outcome)
