@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A read allocates some fifty times; the system's allocator took a sixth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     gatelog::cli::run()
 }

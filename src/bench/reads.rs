@@ -110,7 +110,8 @@ impl Results {
         Section {
             title: "Reads of a user",
             method: format!(
-                "`GET /v1/users/{{id}}` of {USERS} users by an API key, over {CONNECTIONS} connections of a client in a \
+                "`GET /v1/users/{{id}}` of {USERS} users, of whom most are in memory after the \
+                 first round, by an API key, over {CONNECTIONS} connections of a client in a \
                  process of its own, for {} s. Bare: an axum handler without middleware that answers {bytes} bytes of \
                  the same body, in the same process and runtime, asked by the same client with the same requests. *Per \
                  core* compares the server's processor time per request, which leaves the client out. Then {CALM} \

@@ -1,16 +1,20 @@
 //! What surrounds every request: an id, a time limit, a net under panics, security headers, and its measurement.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use gatelog_events::clock;
-use metrics::histogram;
+use metrics::{Histogram, histogram};
+use tower::{Layer, Service};
 use uuid::Uuid;
 
 use crate::error::{Kind, Problem};
@@ -25,37 +29,94 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId(pub Uuid);
 
+/// Method and status.
+type Labels = (&'static str, &'static str);
+
 thread_local! {
     /// Drawn in blocks: one call to the generator for each request would be a tenth of what a read costs.
     static IDS: RefCell<Random> = RefCell::new(Random::new());
+    /// The series of each route, so that a request need not name its labels to the recorder again.
+    static DURATIONS: RefCell<HashMap<String, Vec<(Labels, Histogram)>>> = RefCell::default();
 }
 
-/// The middleware.
-pub async fn envelope(mut request: Request, next: Next) -> Response {
-    let begun = clock::monotonic();
-    let id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(id));
-    let method = method_label(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
+/// Puts the envelope around a service.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvelopeLayer;
 
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match tokio::time::timeout(TIME_LIMIT, answer).await {
-        Ok(Ok(response)) => response,
+/// A service in its envelope. By hand, since axum's `from_fn` clones and boxes what is inside once more per request.
+#[derive(Debug, Clone)]
+pub struct Envelope<S>(S);
+
+impl<S> Layer<S> for EnvelopeLayer {
+    type Service = Envelope<S>;
+
+    fn layer(&self, inner: S) -> Envelope<S> {
+        Envelope(inner)
+    }
+}
+
+impl<S> Service<Request> for Envelope<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let begun = clock::monotonic();
+        let id = request_id(request.headers());
+        request.extensions_mut().insert(RequestId(id));
+        let method = method_label(request.method());
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let mut response = answered(answer).await;
+            let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+            add_headers(response.headers_mut(), id, path.starts_with("/docs"));
+            let status = status_label(response.status().as_u16());
+            record(path, method, status, begun.elapsed());
+            Ok(response)
+        })
+    }
+}
+
+/// The answer, or a problem where there is none in time.
+async fn answered(answer: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    let answer = AssertUnwindSafe(answer).catch_unwind();
+    match tokio::time::timeout(TIME_LIMIT, answer).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(never))) => match never {},
         Ok(Err(_)) => Problem::internal(&"a handler panicked").into_response(),
         Err(_) => timed_out().into_response(),
-    };
+    }
+}
 
-    let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let docs = path.starts_with("/docs");
-    add_headers(response.headers_mut(), id, docs);
-    histogram!(
-        "gatelog_http_request_duration_seconds",
-        "method" => method,
-        "route" => path.to_owned(),
-        "status" => status_label(response.status().as_u16()),
-    )
-    .record(begun.elapsed());
-    response
+fn record(route: &str, method: &'static str, status: &'static str, took: Duration) {
+    DURATIONS.with_borrow_mut(|durations| {
+        if !durations.contains_key(route) {
+            durations.insert(route.to_owned(), Vec::new());
+        }
+        let Some(of_route) = durations.get_mut(route) else {
+            return;
+        };
+        if let Some((_, histogram)) = of_route.iter().find(|(of, _)| *of == (method, status)) {
+            return histogram.record(took);
+        }
+        let histogram = histogram!(
+            "gatelog_http_request_duration_seconds",
+            "method" => method,
+            "route" => route.to_owned(),
+            "status" => status,
+        );
+        histogram.record(took);
+        of_route.push(((method, status), histogram));
+    });
 }
 
 fn timed_out() -> Problem {

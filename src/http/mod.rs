@@ -26,9 +26,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::routing::get;
 use axum::serve::ListenerExt;
-use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -90,7 +90,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/", get(operations::index))
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())
-        .layer(middleware::from_fn(envelope::envelope))
+        .layer(envelope::EnvelopeLayer)
         .with_state(app)
 }
 

@@ -2,7 +2,7 @@
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use gatelog_events::ids::{Position, UserId};
 use serde::Serialize;
 
@@ -11,14 +11,18 @@ use crate::writer::Outcome;
 
 const POSITION: HeaderName = HeaderName::from_static("gatelog-position");
 
+/// Room for what every answer carries.
+const HEADERS: usize = 12;
+
 /// An answer in JSON.
 pub fn json<T: Serialize + ?Sized>(status: StatusCode, body: &T) -> Result<Response, Problem> {
     let mut bytes = Vec::with_capacity(1024);
     serde_json::to_writer(&mut bytes, body)?;
-    let mut response = (status, bytes).into_response();
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = Response::new(bytes.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.reserve(HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
