@@ -304,6 +304,7 @@ fn seed(writer: &Writer, config: &Config) -> Result<(), WriteError> {
         correlation_id: Uuid::nil(),
         idempotency: None,
         time: None,
+        after: None,
     }))
     .map(|_| ())
 }

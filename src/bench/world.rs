@@ -121,6 +121,7 @@ impl World {
             correlation_id: Uuid::from_u128(0x0193_e0a1_7c5a_7000_8000_0000_0000_002a),
             idempotency: None,
             time: None,
+            after: None,
         };
         self.node.writer.submit_patiently(request).await
     }

@@ -34,6 +34,14 @@ impl From<WriteError> for Problem {
                 )
                 .retry_after(Duration::from_secs(1))
             }
+            WriteError::NotOwner { stream, partition } => {
+                tracing::warn!(%stream, %partition, "the partition's owner is not known yet");
+                Problem::new(
+                    Kind::Unavailable,
+                    "Send the same request, with its Idempotency-Key, again in a moment.",
+                )
+                .retry_after(Duration::from_secs(1))
+            }
             WriteError::TooLarge { limit, .. } => Problem::new(
                 Kind::RecordTooLarge,
                 format!("What is written for one request may have at most {limit} bytes. Send less at once."),

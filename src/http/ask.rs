@@ -159,6 +159,7 @@ impl Ask {
             correlation_id: self.request_id,
             idempotency,
             time: None,
+            after: None,
         }
     }
 

@@ -27,7 +27,7 @@ use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::{Commit, Subject};
 use gatelog_events::domain::{Actor, Rejection, session, tenant, user};
 use gatelog_events::email::Email;
-use gatelog_events::ids::{CommitId, Partition, TenantId};
+use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId};
 use gatelog_projections::answers::Answer;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -67,6 +67,8 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     /// When it happened, if that is not now: for imports.
     pub time: Option<Timestamp>,
+    /// What the decision must have seen, in another partition.
+    pub after: Option<Position>,
 }
 
 /// What became of a command.
@@ -92,6 +94,9 @@ pub enum WriteError {
     /// Nothing is known to be written; the same request, with its idempotency key, may be sent again.
     #[error("the log cannot be written at present: {reason}")]
     Unavailable { reason: String },
+    /// Another node owns the partition; nothing was written.
+    #[error("another node owns {stream}:{partition}")]
+    NotOwner { stream: Stream, partition: Partition },
     #[error("the request makes a record of {size} bytes; the log takes at most {limit}")]
     TooLarge { size: usize, limit: usize },
     #[error("internal: {0}")]

@@ -91,6 +91,7 @@ fn decide(node: &Node, row: Checked, keys: &mut Vec<NewKey>) -> Result<Row, Fail
         correlation_id: Uuid::from_bytes(random().map_err(Failure::other)?),
         idempotency: None,
         time: row.created_at,
+        after: None,
     })))
 }
 

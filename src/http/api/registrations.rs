@@ -260,6 +260,7 @@ fn is_of(outcome: &Result<Outcome, WriteError>, user: UserId) -> bool {
             WriteError::Rejected(_)
             | WriteError::KeyReused
             | WriteError::Overloaded { .. }
+            | WriteError::NotOwner { .. }
             | WriteError::TooLarge { .. },
         ) => false,
     }

@@ -321,12 +321,16 @@ async fn change_email(
         return Err(user::Rejection::AddressTaken.into());
     }
     let subject = Subject::User(id);
+    let mut claimed = None;
     if !user.has_email(&email) {
-        ask.submit(app, caller, subject, Command::Claim(email.clone()), raw)
+        let outcome = ask
+            .submit(app, caller, subject, Command::Claim(email.clone()), raw)
             .await?;
+        claimed = Some(outcome.answer.position());
     }
     let command = Command::User(user::Command::ChangeEmail { email });
     let mut request = ask.request(app, Some(caller), subject, command, raw);
+    request.after = claimed;
     if let Some(idempotency) = &mut request.idempotency {
         idempotency.commit_id = next_commit_id(app, idempotency.commit_id);
     }
