@@ -84,6 +84,7 @@ impl World {
                 correlation_id: Uuid::nil(),
                 idempotency,
                 time: None,
+                after: None,
             })
             .await
     }
