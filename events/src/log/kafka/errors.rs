@@ -79,6 +79,14 @@ pub(super) fn kind(code: Code) -> io::ErrorKind {
     }
 }
 
+/// The other side is there and does not want this client: waiting does not help.
+pub(super) fn refuses(code: Code) -> bool {
+    matches!(
+        kind(code),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData
+    )
+}
+
 /// Errors of a consumer that pass by themselves: librdkafka goes on trying, and nothing is skipped meanwhile.
 pub(super) fn passes(code: Code) -> bool {
     matches!(

@@ -11,6 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::errors::refuses;
 use crate::clock;
 
 /// Whether the brokers can be reached, as far as it is known without asking them.
@@ -109,9 +110,16 @@ impl Monitor {
         *self.last_error.lock() = None;
     }
 
+    /// Keeps what says most: not that all brokers are down where it is known why.
     pub fn error(&self, code: RDKafkaErrorCode, reason: &str) {
         count(&self.counts.errors);
-        *self.last_error.lock() = Some((code, reason.to_owned()));
+        let mut last = self.last_error.lock();
+        let keep = last.as_ref().is_some_and(|(before, _)| {
+            code == RDKafkaErrorCode::AllBrokersDown || refuses(*before) && !refuses(code)
+        });
+        if !keep {
+            *last = Some((code, reason.to_owned()));
+        }
     }
 
     pub fn last_error(&self) -> Option<(RDKafkaErrorCode, String)> {

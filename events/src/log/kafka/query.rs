@@ -11,7 +11,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
 use super::config::KafkaConfig;
-use super::errors::{cluster, damaged, io_error, kind, no_client, text};
+use super::errors::{cluster, damaged, io_error, kind, no_client, refuses, text};
 use super::monitor::{Context, Monitor};
 use super::places::{Topic, Topics};
 use crate::clock;
@@ -77,12 +77,7 @@ impl Query {
                 return Ok(());
             }
             let last = self.monitor.last_error();
-            let refused = last.as_ref().is_some_and(|(code, _)| {
-                matches!(
-                    kind(*code),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData
-                )
-            });
+            let refused = last.as_ref().is_some_and(|(code, _)| refuses(*code));
             if refused || deadline.left().is_zero() {
                 let (kind, why) = match last {
                     Some((code, reason)) => (kind(code), format!(": {reason}")),
