@@ -21,6 +21,8 @@ use crate::log::LogError;
 
 /// Messages taken before commands are looked at.
 const BATCH: usize = 1000;
+/// Polls in a row that find nothing before the queue counts as empty: a line for the log looks like nothing, too.
+const EMPTY: usize = 8;
 /// The thread looks around at least this often, even if nothing rings.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long an extra lane without readers lives on.
@@ -241,8 +243,7 @@ impl Fetcher {
                     self.on_error(&error);
                     nothing = 0;
                 }
-                // What was there may have been for the context, with more behind it.
-                None if nothing == 2 => return true,
+                None if nothing == EMPTY => return true,
                 None => nothing += 1,
             }
         }

@@ -63,9 +63,11 @@ impl Query {
         })
     }
 
-    /// Takes what the client has to tell to its context.
+    /// Takes what the client has to tell to its context. A poll that did so looks like one that found nothing.
     fn listen(&self) {
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        for _ in 0..64 {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
     }
 
     /// Waits until a broker answers. Wrong credentials are not waited for.
