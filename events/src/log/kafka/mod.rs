@@ -32,6 +32,8 @@ mod monitor;
 mod places;
 mod producer;
 mod query;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::fmt;
