@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// What `scripts/kafka` answers where Java or Maven is missing.
 const NOT_HERE: i32 = 3;
 
-fn script() -> PathBuf {
+pub fn script() -> PathBuf {
     let named = std::env::var_os("GATELOG_KAFKA_SCRIPT").map(PathBuf::from);
     named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka"))
 }

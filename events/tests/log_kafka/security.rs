@@ -4,11 +4,18 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gatelog_events::log::LogError;
-use gatelog_events::log::kafka::{KafkaConfig, KafkaLog, Sasl, SaslMechanism, Secret, Security};
+use gatelog_events::ids::{Partition, Stream};
+use gatelog_events::log::conformance::take;
+use gatelog_events::log::kafka::{
+    KafkaConfig, KafkaLog, MembershipOptions, Sasl, SaslMechanism, Secret, Security,
+};
+use gatelog_events::log::{EventLog, LogError};
 
-use crate::broker::{Broker, config};
+use crate::broker::{self, Broker, config};
 use crate::reading::fill;
+
+const ID: Stream = Stream::Identity;
+const P0: Partition = Partition(0);
 
 fn with(base: &KafkaConfig, user: &str, password: &str, ca: Option<PathBuf>) -> KafkaConfig {
     KafkaConfig {
@@ -50,15 +57,7 @@ async fn the_right_password_opens_and_the_wrong_one_is_refused() {
 
     let good = with(&base, user, &secret, Some(ca.clone()));
     let log = KafkaLog::open(good).await.unwrap();
-    fill(
-        &log,
-        gatelog_events::ids::Stream::Identity,
-        gatelog_events::ids::Partition(0),
-        100,
-        100,
-    )
-    .await;
-    use gatelog_events::log::EventLog;
+    fill(&log, ID, P0, 100, 100).await;
     assert_eq!(log.read_to_end(&[]).unwrap().count(), 100);
     log.close().await;
 
@@ -75,6 +74,60 @@ async fn the_right_password_opens_and_the_wrong_one_is_refused() {
     let (kind, what) = refused(with(&base, user, &secret, None)).await;
     assert_eq!(kind, io::ErrorKind::InvalidData, "{what}");
     // A user without rights.
-    let (kind, what) = refused(with(&base, "gatelog", &password("gatelog"), Some(ca))).await;
+    let limited = with(&base, "gatelog", &password("gatelog"), Some(ca));
+    let (kind, what) = refused(limited.clone()).await;
     assert_eq!(kind, io::ErrorKind::PermissionDenied, "{what}");
+    works_with_what_the_script_grants(&broker, limited).await;
+}
+
+/// `deploy/kafka-acls` grants a node's user all that the log needs.
+async fn works_with_what_the_script_grants(broker: &Broker, config: KafkaConfig) {
+    let prefix = format!("{}limited.", config.topic_prefix);
+    let group = format!("{prefix}writers");
+    let client = broker.facts()["sasl"]["admin"]["client_properties"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let script = broker::script().parent().unwrap().join("../deploy/kafka-acls");
+    let granted = std::process::Command::new(&script)
+        .args([
+            "--bootstrap-server",
+            &broker.bootstrap(),
+            "--command-config",
+            &client,
+        ])
+        .args(["--prefix", &prefix, "--group", &group])
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}", script.display()));
+    assert!(
+        granted.status.success(),
+        "{}",
+        String::from_utf8_lossy(&granted.stderr)
+    );
+
+    let config = KafkaConfig {
+        topic_prefix: prefix,
+        ..config
+    };
+    let log = KafkaLog::open(config).await.unwrap();
+    fill(&log, ID, P0, 10, 10).await;
+    assert_eq!(take(&*log, ID, P0, 0, 10).await.len(), 10);
+    assert_eq!(log.read_to_end(&[]).unwrap().count(), 10);
+    assert_eq!(log.end(ID, P0).await.unwrap(), 10);
+    let keys = log.subject_keys();
+    keys.put(P0, b"anna", b"wrapped").await.unwrap();
+    assert_eq!(keys.read_all().unwrap().count(), 1);
+    let member = log
+        .join(&MembershipOptions {
+            group,
+            session_timeout: Duration::from_secs(6),
+        })
+        .unwrap();
+    let mut owned = member.owned();
+    let joined =
+        tokio::time::timeout(Duration::from_secs(60), owned.wait_for(|owned| owned.len() == 2)).await;
+    assert!(joined.is_ok(), "{member:?} {:?}", log.health());
+    drop(joined);
+    member.close().await;
+    log.close().await;
 }
