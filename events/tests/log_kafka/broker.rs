@@ -41,13 +41,19 @@ pub struct Broker {
 impl Broker {
     /// `None`: Kafka cannot be started on this machine, which was said.
     pub fn start(options: &[&str]) -> Option<Self> {
+        Self::start_some(1, options)
+    }
+
+    /// One broker or three.
+    pub fn start_some(brokers: usize, options: &[&str]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("kafka");
         let pid = std::process::id().to_string();
+        let brokers = brokers.to_string();
         let mut args = vec![
             "start",
             "--brokers",
-            "1",
+            &brokers,
             "--until",
             &pid,
             "--dir",
@@ -85,8 +91,9 @@ impl Broker {
         );
     }
 
-    pub fn kill(&self) {
-        self.order("kill", &["--broker", "1"]);
+    /// Kills one, counted from 1.
+    pub fn kill(&self, broker: usize) {
+        self.order("kill", &["--broker", &broker.to_string()]);
     }
 
     pub fn restart(&self) {

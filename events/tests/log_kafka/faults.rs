@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::{StreamExt, future};
@@ -18,6 +19,8 @@ use crate::broker::{self, Broker};
 
 const ID: Stream = Stream::Identity;
 const P0: Partition = Partition(0);
+/// Number of the last record of a test.
+const LAST: u64 = 1_000_000_000;
 
 fn short(servers: String) -> KafkaConfig {
     KafkaConfig {
@@ -48,71 +51,57 @@ async fn read_up_to(
     }
 }
 
-/// Killed and started again several times while records are appended and read: what was acknowledged is there once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_killed_loses_and_doubles_nothing_acknowledged() {
-    let Some(broker) = Broker::start(&[]) else { return };
-    let log = KafkaLog::open(short(broker.bootstrap())).await.unwrap();
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let appender = {
-        let (log, stop) = (log.clone(), stop.clone());
-        tokio::spawn(async move {
-            let (mut acknowledged, mut unknown, mut number) = (BTreeMap::new(), 0, 0u64);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let numbers: Vec<_> = (number..number + 20).collect();
-                number += 20;
-                let answers: Vec<_> = numbers
-                    .iter()
-                    .map(|n| log.append(ID, P0, record(*n, vec![1; 100])))
-                    .collect();
-                for (n, answer) in numbers.into_iter().zip(future::join_all(answers).await) {
-                    match answer {
-                        Ok(position) => drop(acknowledged.insert(n, position.offset)),
-                        Err(AppendError::Unknown(_)) => unknown += 1,
-                        Err(other) => panic!("{other}"),
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            (acknowledged, unknown, number)
-        })
+/// What an appender noted: offsets of what was acknowledged by number, how many are unknown, and the next number.
+struct Notes {
+    acknowledged: BTreeMap<u64, Offset>,
+    unknown: u64,
+    number: u64,
+}
+
+/// Appends twenty records at a time until it is told to stop.
+async fn keep_appending(log: Arc<KafkaLog>, stop: Arc<AtomicBool>) -> Notes {
+    let mut notes = Notes {
+        acknowledged: BTreeMap::new(),
+        unknown: 0,
+        number: 0,
     };
-    let mut tail = log.read(ID, P0, 0);
-    let mut seen = Vec::new();
-    for away in [0u64, 4, 1] {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        broker.kill();
-        tokio::time::sleep(Duration::from_secs(away)).await;
-        if away == 4 {
-            let health = log.health();
-            assert!(!health.reachable && health.last_error.is_some(), "{health:?}");
+    while !stop.load(Relaxed) {
+        let numbers: Vec<_> = (notes.number..notes.number + 20).collect();
+        notes.number += 20;
+        let answers: Vec<_> = numbers
+            .iter()
+            .map(|n| log.append(ID, P0, record(*n, vec![1; 100])))
+            .collect();
+        for (n, answer) in numbers.into_iter().zip(future::join_all(answers).await) {
+            match answer {
+                Ok(position) => drop(notes.acknowledged.insert(n, position.offset)),
+                Err(AppendError::Unknown(_)) => notes.unknown += 1,
+                Err(other) => panic!("{other}"),
+            }
         }
-        broker.restart();
-        let back = clock::monotonic();
-        while log.append(ID, P0, record(999_999_999 - away, "x")).await.is_err() {
-            assert!(back.elapsed() < Duration::from_secs(30), "{:?}", log.health());
-        }
-        eprintln!("appends again {:?} after the broker is back", back.elapsed());
-        read_up_to(&mut tail, &mut seen, 999_999_999 - away).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (acknowledged, unknown, number) = appender.await.unwrap();
-    while log.append(ID, P0, record(1_000_000_000, "end")).await.is_err() {}
-    read_up_to(&mut tail, &mut seen, 1_000_000_000).await;
+    notes
+}
+
+/// What was acknowledged was read once, in order, with nothing left out.
+fn check(log: &KafkaLog, notes: &Notes, seen: &[(Offset, u64)]) {
     eprintln!(
-        "{number} appended, {} acknowledged, {unknown} unknown, {} read",
-        acknowledged.len(),
+        "{} appended, {} acknowledged, {} unknown, {} read",
+        notes.number,
+        notes.acknowledged.len(),
+        notes.unknown,
         seen.len()
     );
     assert!(
         seen.windows(2).all(|w| w[0].0 + 1 == w[1].0),
         "in order, nothing left out, nothing twice"
     );
-    let by_number: BTreeMap<u64, Vec<Offset>> = seen.iter().fold(BTreeMap::new(), |mut all, (offset, n)| {
-        all.entry(*n).or_insert_with(Vec::new).push(*offset);
-        all
-    });
-    for (n, offset) in &acknowledged {
+    let mut by_number: BTreeMap<u64, Vec<Offset>> = BTreeMap::new();
+    for (offset, n) in seen {
+        by_number.entry(*n).or_default().push(*offset);
+    }
+    for (n, offset) in &notes.acknowledged {
         assert_eq!(by_number.get(n).map(Vec::as_slice), Some(&[*offset][..]), "{n}");
     }
     assert!(
@@ -124,9 +113,80 @@ async fn a_broker_that_is_killed_loses_and_doubles_nothing_acknowledged() {
         .unwrap()
         .map(|e| e.unwrap().position.offset)
         .collect();
-    assert_eq!(again.len(), seen.len());
-    let health = log.health();
-    assert!(health.reachable, "{health:?}");
+    assert_eq!(again, seen.iter().map(|(offset, _)| *offset).collect::<Vec<_>>());
+    assert!(log.health().reachable, "{:?}", log.health());
+}
+
+/// Killed and started again several times while records are appended and read: what was acknowledged is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_loses_and_doubles_nothing_acknowledged() {
+    let Some(broker) = Broker::start(&[]) else { return };
+    let log = KafkaLog::open(short(broker.bootstrap())).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let appender = tokio::spawn(keep_appending(log.clone(), stop.clone()));
+    let mut tail = log.read(ID, P0, 0);
+    let mut seen = Vec::new();
+    for away in [0u64, 4, 1] {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        broker.kill(1);
+        tokio::time::sleep(Duration::from_secs(away)).await;
+        if away == 4 {
+            let health = log.health();
+            assert!(!health.reachable && health.last_error.is_some(), "{health:?}");
+        }
+        broker.restart();
+        let back = clock::monotonic();
+        while log.append(ID, P0, record(LAST - 1 - away, "x")).await.is_err() {
+            assert!(back.elapsed() < Duration::from_secs(30), "{:?}", log.health());
+        }
+        eprintln!("appends again {:?} after the broker is back", back.elapsed());
+        read_up_to(&mut tail, &mut seen, LAST - 1 - away).await;
+    }
+    stop.store(true, Relaxed);
+    let notes = appender.await.unwrap();
+    while log.append(ID, P0, record(LAST, "end")).await.is_err() {}
+    read_up_to(&mut tail, &mut seen, LAST).await;
+    check(&log, &notes, &seen);
+    log.close().await;
+}
+
+/// Three copies, of which two must be there: each broker is killed once, and appending goes on with the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_are_killed_lose_and_double_nothing_acknowledged() {
+    let Some(brokers) = Broker::start_some(3, &[]) else {
+        return;
+    };
+    let config = KafkaConfig {
+        replication_factor: 3,
+        min_insync_replicas: 2,
+        delivery_timeout: Duration::from_secs(20),
+        ..broker::config(brokers.bootstrap())
+    };
+    let log = KafkaLog::open(config).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let appender = tokio::spawn(keep_appending(log.clone(), stop.clone()));
+    let mut tail = log.read(ID, P0, 0);
+    let mut seen = Vec::new();
+    for number in 1..=3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        brokers.kill(number);
+        let killed = clock::monotonic();
+        while log
+            .append(ID, P0, record(LAST - number as u64, "x"))
+            .await
+            .is_err()
+        {}
+        eprintln!("appends {:?} after broker {number} was killed", killed.elapsed());
+        read_up_to(&mut tail, &mut seen, LAST - number as u64).await;
+        brokers.restart();
+        // The one that is back must have caught up before the next goes.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    stop.store(true, Relaxed);
+    let notes = appender.await.unwrap();
+    while log.append(ID, P0, record(LAST, "end")).await.is_err() {}
+    read_up_to(&mut tail, &mut seen, LAST).await;
+    check(&log, &notes, &seen);
     log.close().await;
 }
 

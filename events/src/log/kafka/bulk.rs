@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -17,7 +17,6 @@ use super::feed::Decode;
 use super::monitor::{Context, Monitor, count};
 use super::places::{Topic, Topics};
 use super::query::Query;
-use crate::clock;
 use crate::ids::{Offset, Stream};
 use crate::log::LogError;
 
@@ -86,7 +85,6 @@ pub(super) struct Bulk<T> {
     /// Made when the first record is wanted.
     consumer: Option<BaseConsumer<Context>>,
     context: Context,
-    last_news: Instant,
     failed: bool,
 }
 
@@ -103,7 +101,6 @@ impl<T> Bulk<T> {
             rest,
             consumer: None,
             context,
-            last_news: clock::monotonic(),
             failed: false,
         }
     }
@@ -158,8 +155,8 @@ impl<T> Bulk<T> {
     fn advance(&mut self) -> Result<Option<T>, LogError> {
         if self.consumer.is_none() && !self.rest.is_empty() {
             self.consumer = Some(self.connect()?);
-            self.last_news = clock::monotonic();
         }
+        let mut idle = Duration::ZERO;
         loop {
             let (Some(consumer), false) = (&self.consumer, self.rest.is_empty()) else {
                 return Ok(None);
@@ -178,7 +175,6 @@ impl<T> Bulk<T> {
                     rest.next = offset + 1;
                     rest.said_end = false;
                     let finished = rest.next >= rest.end;
-                    self.last_news = clock::monotonic();
                     self.source.topics.is_durable(slot, offset);
                     count(&self.source.monitor.counts.records_read);
                     let item = (offset < rest.end)
@@ -196,20 +192,53 @@ impl<T> Bulk<T> {
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.at_end(partition)?,
                 Some(Err(error)) => {
                     let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                    if !passes(code) {
+                    if matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange) {
+                        self.skip_what_was_cut(&error)?;
+                    } else if !passes(code) {
                         return Err(self.failure(&error));
                     }
                 }
-                None => self.check_patience()?,
+                None => {
+                    idle += POLL;
+                    self.check_patience(idle)?;
+                }
             }
         }
     }
 
-    fn check_patience(&self) -> Result<(), LogError> {
+    /// The activity stream may be cut by time while it is being read. Anywhere else it is damage.
+    fn skip_what_was_cut(&mut self, error: &KafkaError) -> Result<(), LogError> {
+        let by_time = |r: &Rest| self.source.topics.place(r.slot).topic == Topic::Stream(Stream::Activity);
+        if !self.rest.values().all(by_time) || self.context.reason.lock().contains("truncation") {
+            return Err(self.failure(error));
+        }
+        let slots: Vec<_> = self.rest.values().map(|r| r.slot).collect();
+        let begins = self
+            .source
+            .query
+            .begins(&slots, self.source.config.request_timeout)?;
+        let mut found = false;
+        for (slot, begin) in slots.into_iter().zip(begins) {
+            let partition = self.source.topics.address(slot).1;
+            let Some(rest) = self.rest.get_mut(&partition).filter(|r| r.next < begin) else {
+                continue;
+            };
+            found = true;
+            rest.next = begin;
+            if rest.next >= rest.end {
+                self.leave(partition);
+            } else {
+                self.assign_anew(partition)?;
+            }
+        }
+        if found { Ok(()) } else { Err(self.failure(error)) }
+    }
+
+    fn check_patience(&self, idle: Duration) -> Result<(), LogError> {
         if self.source.closed.load(Relaxed) {
             return Err(LogError::Closed);
         }
-        if clock::monotonic().saturating_duration_since(self.last_news) < PATIENCE {
+        if idle < PATIENCE {
             return Ok(());
         }
         let place = self
@@ -256,6 +285,10 @@ impl<T> Bulk<T> {
         self.source
             .query
             .ends(&[slot], self.source.config.request_timeout)?;
+        self.assign_anew(partition)
+    }
+
+    fn assign_anew(&self, partition: i32) -> Result<(), LogError> {
         let (Some(consumer), Some(rest)) = (&self.consumer, self.rest.get(&partition)) else {
             return Ok(());
         };

@@ -21,7 +21,7 @@ pub struct Health {
     pub reachable: bool,
     /// Time since a broker last answered.
     pub since_contact: Duration,
-    /// The last error since then, in librdkafka's words.
+    /// The last error since the last regular sign of life, in librdkafka's words.
     pub last_error: Option<String>,
 }
 
