@@ -91,9 +91,10 @@ async fn bare(config: &KafkaConfig, topic: &str) -> u64 {
 async fn throughput() {
     let Some(servers) = broker::shared() else { return };
     for (partitions, compression) in [
-        (8, Compression::None),
         (8, Compression::Lz4),
+        (8, Compression::None),
         (64, Compression::Lz4),
+        (64, Compression::None),
     ] {
         let config = KafkaConfig {
             partitions,
