@@ -28,6 +28,7 @@
 pub mod conformance;
 pub mod embedded;
 pub mod fence;
+pub mod kafka;
 #[cfg(any(test, feature = "conformance"))]
 pub mod simulated;
 

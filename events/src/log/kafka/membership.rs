@@ -1,0 +1,217 @@
+//! Who should own which partitions: a member of the consumer group of all writers.
+//!
+//! This is about liveness only. Kafka's group gives each partition to one member that is alive; whether a writer may
+//! append is decided by the log itself (see [`crate::log::fence`]). A member reads nothing: its partitions are paused.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use tokio::sync::watch;
+
+use super::config::{ConfigError, KafkaConfig, millis};
+use super::errors::{bad_config, no_client, text};
+use super::monitor::{Context, Monitor};
+use super::places::{Topic, Topics};
+use crate::clock;
+use crate::ids::{Partition, Stream};
+use crate::log::LogError;
+
+const POLL: Duration = Duration::from_millis(100);
+/// How long leaving may take before the connection is cut.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// How the member behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembershipOptions {
+    /// The group's name; the same for all nodes of one store, another for each store in the cluster.
+    pub group: String,
+    /// A member that has not been heard of for this long loses its partitions. The broker bounds it
+    /// (`group.min.session.timeout.ms`, 6 s by default).
+    pub session_timeout: Duration,
+}
+
+impl Default for MembershipOptions {
+    fn default() -> Self {
+        Self {
+            group: "gatelog-writers".into(),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Hears what the group decides.
+struct Member {
+    context: Context,
+    owned: watch::Sender<BTreeSet<Partition>>,
+}
+
+impl Member {
+    fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
+        let elements = list.elements();
+        elements
+            .iter()
+            .filter_map(|e| u16::try_from(e.partition()).ok().map(Partition))
+            .collect()
+    }
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.context.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.context.error(error, reason);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance
+            && list.count() > 0
+        {
+            let lost = Self::partitions(list);
+            self.owned
+                .send_modify(|owned| owned.retain(|p| !lost.contains(p)));
+            tracing::info!(partitions = lost.len(), "partitions are taken from this node");
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) if list.count() > 0 => {
+                if let Err(e) = consumer.pause(list) {
+                    tracing::warn!("a member's partitions cannot be paused: {}", text(&e));
+                }
+                let given = Self::partitions(list);
+                self.owned.send_modify(|owned| owned.extend(&given));
+                tracing::info!(partitions = given.len(), "partitions are given to this node");
+            }
+            Rebalance::Error(e) => tracing::warn!("the group of writers: {}", text(e)),
+            _ => {}
+        }
+    }
+}
+
+/// A membership. Dropping it leaves the group; [`close`](Membership::close) also waits for that.
+pub struct Membership {
+    owned: watch::Receiver<BTreeSet<Partition>>,
+    stop: Arc<AtomicBool>,
+    ended: Mutex<watch::Receiver<bool>>,
+}
+
+impl std::fmt::Debug for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Membership")
+            .field("owned", &*self.owned.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    pub(super) fn join(
+        config: &KafkaConfig,
+        options: &MembershipOptions,
+        topics: &Topics,
+        monitor: &Arc<Monitor>,
+    ) -> Result<Self, LogError> {
+        let session = millis(options.session_timeout);
+        if !(1000..=1_800_000).contains(&session) {
+            let error = ConfigError::OutOfRange {
+                what: "session_timeout",
+                found: session,
+                least: 1000,
+                most: 1_800_000,
+            };
+            return Err(bad_config(config, &error));
+        }
+        let mut client = config.client("member");
+        client
+            .set("group.id", &options.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", session.to_string())
+            .set(
+                "heartbeat.interval.ms",
+                (session / 6).clamp(200, 3000).to_string(),
+            )
+            .set("max.poll.interval.ms", session.max(60_000).to_string())
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "latest")
+            .set("allow.auto.create.topics", "false")
+            .set("queued.min.messages", "1");
+        let (tell, owned) = watch::channel(BTreeSet::new());
+        let consumer: BaseConsumer<Member> = client
+            .create_with_context(Member {
+                context: Context::new(monitor, "member"),
+                owned: tell,
+            })
+            .map_err(|e| no_client(config, e))?;
+        consumer
+            .subscribe(&[topics.name(Topic::Stream(Stream::Identity))])
+            .map_err(|e| no_client(config, e))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (tell_end, ended) = watch::channel(false);
+        let stopped = stop.clone();
+        thread::Builder::new()
+            .name("kafka-member".into())
+            .spawn(move || {
+                run(consumer, &stopped);
+                tell_end.send_replace(true);
+            })
+            .map_err(|e| LogError::Io {
+                place: "the thread of the group's member".into(),
+                source: Arc::new(e),
+            })?;
+        Ok(Self {
+            owned,
+            stop,
+            ended: Mutex::new(ended),
+        })
+    }
+
+    /// The partitions that this node should own, and each change of them. A partition is gone from the set before the
+    /// group gives it to another member, unless this member was thought dead.
+    pub fn owned(&self) -> watch::Receiver<BTreeSet<Partition>> {
+        self.owned.clone()
+    }
+
+    /// Leaves the group, so that others take over at once. May be called again.
+    pub async fn close(&self) {
+        self.stop.store(true, Relaxed);
+        let mut ended = self.ended.lock().clone();
+        // The sender's end is an end, too.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
+fn run(consumer: BaseConsumer<Member>, stop: &AtomicBool) {
+    while !stop.load(Relaxed) {
+        // Rebalances run in here. Nothing is read, as all is paused.
+        if let Some(Err(e)) = consumer.poll(POLL) {
+            tracing::debug!("the group of writers: {}", text(&e));
+        }
+    }
+    consumer.unsubscribe();
+    let deadline = clock::monotonic() + LEAVING;
+    while clock::monotonic() < deadline && !consumer.context().owned.borrow().is_empty() {
+        let _ = consumer.poll(Duration::from_millis(10));
+    }
+    // Dropping closes: the group hears of it, if a broker is there.
+}

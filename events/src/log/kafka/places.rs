@@ -1,0 +1,144 @@
+//! The topics of one log, and its partitions numbered through.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::config::KafkaConfig;
+use crate::ids::{Offset, Partition, Stream};
+
+/// One of the log's topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Topic {
+    Stream(Stream),
+    SubjectKeys,
+}
+
+impl Topic {
+    pub const ALL: [Topic; 3] = [
+        Topic::Stream(Stream::Identity),
+        Topic::Stream(Stream::Activity),
+        Topic::SubjectKeys,
+    ];
+
+    const fn index(self) -> usize {
+        match self {
+            Topic::Stream(Stream::Identity) => 0,
+            Topic::Stream(Stream::Activity) => 1,
+            Topic::SubjectKeys => 2,
+        }
+    }
+
+    /// What follows the prefix in the topic's name. Frozen.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Topic::Stream(stream) => stream.name(),
+            Topic::SubjectKeys => "subject-keys",
+        }
+    }
+}
+
+/// A partition of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub topic: Topic,
+    pub partition: Partition,
+}
+
+/// The names of the topics, and how far each partition is known to reach.
+pub(super) struct Topics {
+    names: [String; 3],
+    partitions: u16,
+    /// Per slot: the offset after the last record that was acknowledged or read.
+    known: Vec<AtomicU64>,
+}
+
+impl Topics {
+    pub fn new(config: &KafkaConfig) -> Self {
+        let slots = Topic::ALL.len() * usize::from(config.partitions);
+        Self {
+            names: Topic::ALL.map(|t| format!("{}{}", config.topic_prefix, t.suffix())),
+            partitions: config.partitions,
+            known: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    pub fn slots(&self) -> usize {
+        self.known.len()
+    }
+
+    pub fn name(&self, topic: Topic) -> &str {
+        &self.names[topic.index()]
+    }
+
+    pub fn slot(&self, place: Place) -> Option<usize> {
+        let p = place.partition.0;
+        (p < self.partitions).then(|| place.topic.index() * usize::from(self.partitions) + usize::from(p))
+    }
+
+    /// The slot of a message.
+    pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {
+        let topic = Topic::ALL.into_iter().find(|t| self.name(*t) == topic)?;
+        let partition = Partition(u16::try_from(partition).ok()?);
+        self.slot(Place { topic, partition })
+    }
+
+    pub fn place(&self, slot: usize) -> Place {
+        let n = usize::from(self.partitions.max(1));
+        Place {
+            topic: Topic::ALL[(slot / n).min(2)],
+            partition: Partition((slot % n) as u16),
+        }
+    }
+
+    /// Name of the topic and number of the partition, as Kafka's clients want them.
+    pub fn address(&self, slot: usize) -> (&str, i32) {
+        let place = self.place(slot);
+        (self.name(place.topic), i32::from(place.partition.0))
+    }
+
+    /// Topic, partition and offset for messages.
+    pub fn describe(&self, slot: usize, offset: Offset) -> String {
+        let (name, partition) = self.address(slot);
+        format!("topic {name}, partition {partition}, offset {offset}")
+    }
+
+    /// The offset after the last record that is known to be durable.
+    pub fn known_end(&self, slot: usize) -> Offset {
+        self.known.get(slot).map_or(0, |known| known.load(Relaxed))
+    }
+
+    /// The record at this offset is durable.
+    pub fn is_durable(&self, slot: usize, offset: Offset) {
+        if let Some(known) = self.known.get(slot) {
+            known.fetch_max(offset + 1, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_has_a_slot_of_its_own() {
+        let config = KafkaConfig {
+            partitions: 3,
+            topic_prefix: "x.".into(),
+            ..Default::default()
+        };
+        let topics = Topics::new(&config);
+        assert_eq!(topics.slots(), 9);
+        for slot in 0..topics.slots() {
+            let (name, partition) = topics.address(slot);
+            assert_eq!(topics.slot_of(name, partition), Some(slot));
+            assert_eq!(topics.slot(topics.place(slot)), Some(slot));
+        }
+        assert_eq!(topics.address(8), ("x.subject-keys", 2));
+        assert_eq!(topics.slot_of("x.identity", 3), None);
+        assert_eq!(topics.slot_of("x.identity", -1), None);
+        assert_eq!(topics.slot_of("identity", 0), None);
+    }
+}

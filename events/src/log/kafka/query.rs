@@ -1,0 +1,215 @@
+//! Questions to the cluster: does it answer, where do partitions begin and end. All of them block.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+
+use super::config::KafkaConfig;
+use super::errors::{cluster, damaged, io_error, kind, no_client, refuses, text};
+use super::monitor::{Context, Monitor};
+use super::places::{Topic, Topics};
+use crate::clock;
+use crate::ids::{Offset, Stream};
+use crate::log::LogError;
+
+/// Time between two tries of a question.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Longest single try while a connection is being made, so that what went wrong is noticed.
+const TRY: Duration = Duration::from_millis(500);
+
+/// A client that only asks.
+pub(super) struct Query {
+    consumer: BaseConsumer<Context>,
+    topics: Arc<Topics>,
+    monitor: Arc<Monitor>,
+    cluster: String,
+    timeout: Duration,
+}
+
+/// A question's deadline.
+struct Deadline(Instant);
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Self(clock::monotonic() + timeout)
+    }
+
+    fn left(&self) -> Duration {
+        self.0.saturating_duration_since(clock::monotonic())
+    }
+}
+
+impl Query {
+    pub fn new(config: &KafkaConfig, topics: Arc<Topics>, monitor: Arc<Monitor>) -> Result<Self, LogError> {
+        let mut client = config.client("query");
+        client
+            .set("allow.auto.create.topics", "false")
+            .set("isolation.level", "read_uncommitted");
+        let consumer = client
+            .create_with_context(Context::new(&monitor, "query"))
+            .map_err(|e| no_client(config, e))?;
+        Ok(Self {
+            consumer,
+            topics,
+            monitor,
+            cluster: cluster(config),
+            timeout: config.request_timeout,
+        })
+    }
+
+    /// Takes what the client has to tell to its context. A poll that did so looks like one that found nothing.
+    fn listen(&self) {
+        for _ in 0..64 {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
+    }
+
+    /// Waits until a broker answers. Wrong credentials are not waited for.
+    pub fn connect(&self, timeout: Duration) -> Result<(), LogError> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            if self.metadata(None, TRY.min(deadline.left())).is_ok() {
+                self.monitor.recovered();
+                return Ok(());
+            }
+            let last = self.monitor.last_error();
+            let refused = last.as_ref().is_some_and(|(code, _)| refuses(*code));
+            if refused || deadline.left().is_zero() {
+                let (kind, why) = match last {
+                    Some((code, reason)) => (kind(code), format!(": {reason}")),
+                    None => (io::ErrorKind::TimedOut, String::new()),
+                };
+                let what = if refused {
+                    "the brokers refuse the connection"
+                } else {
+                    "no broker answers"
+                };
+                return Err(io_error(&self.cluster, kind, format!("{what}{why}")));
+            }
+        }
+    }
+
+    /// Metadata of one topic, or of all that this client may see.
+    pub fn metadata(&self, topic: Option<&str>, timeout: Duration) -> Result<Metadata, LogError> {
+        let answer = self
+            .consumer
+            .fetch_metadata(topic, timeout.max(Duration::from_millis(1)));
+        self.listen();
+        match answer {
+            Ok(metadata) => {
+                self.monitor.contact();
+                Ok(metadata)
+            }
+            Err(e) => {
+                let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
+                Err(io_error(&self.cluster, kind(code), text(&e)))
+            }
+        }
+    }
+
+    /// Asks for a sign of life.
+    pub fn probe(&self, timeout: Duration) -> bool {
+        let identity = self.topics.name(Topic::Stream(Stream::Identity));
+        let alive = self.metadata(Some(identity), timeout).is_ok();
+        if alive {
+            self.monitor.recovered();
+        }
+        alive
+    }
+
+    pub fn cluster_id(&self) -> Option<String> {
+        self.consumer.client().fetch_cluster_id(self.timeout)
+    }
+
+    /// Per slot asked for: the offset after the last durable record. Every append acknowledged before lies below.
+    ///
+    /// A new leader answers only once it knows how far its predecessor had acknowledged (KIP-207). An end below what
+    /// was acknowledged or read before is therefore a loss, and `Damaged`.
+    pub fn ends(&self, slots: &[usize], timeout: Duration) -> Result<Vec<Offset>, LogError> {
+        let known: Vec<_> = slots.iter().map(|slot| self.topics.known_end(*slot)).collect();
+        let ends = self.bare_ends(slots, timeout)?;
+        for ((slot, known), end) in slots.iter().zip(known).zip(&ends) {
+            if *end < known {
+                let what =
+                    format!("Kafka has lost records: the partition ends here, and had reached {known}");
+                return Err(damaged(self.topics.describe(*slot, *end), what));
+            }
+        }
+        Ok(ends)
+    }
+
+    /// As `ends`, but only what Kafka says: below what was known where records are lost.
+    pub fn bare_ends(&self, slots: &[usize], timeout: Duration) -> Result<Vec<Offset>, LogError> {
+        self.offsets(slots, At::End, timeout)
+    }
+
+    /// Per slot asked for: the first offset that is still there.
+    pub fn begins(&self, slots: &[usize], timeout: Duration) -> Result<Vec<Offset>, LogError> {
+        self.offsets(slots, At::Beginning, timeout)
+    }
+
+    fn offsets(&self, slots: &[usize], at: At, timeout: Duration) -> Result<Vec<Offset>, LogError> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        let deadline = Deadline::after(timeout);
+        loop {
+            match self.try_offsets(slots, at, deadline.left().max(Duration::from_millis(1))) {
+                Ok(offsets) => {
+                    self.monitor.contact();
+                    return Ok(offsets);
+                }
+                Err((code, why))
+                    if deadline.left().is_zero() || kind(code) == io::ErrorKind::PermissionDenied =>
+                {
+                    return Err(io_error(&self.cluster, kind(code), why));
+                }
+                Err(_) => thread::sleep(PAUSE.min(deadline.left())),
+            }
+        }
+    }
+
+    /// One request to each leader. A time stamp of -1 stands for the end, -2 for the beginning (ListOffsets).
+    fn try_offsets(&self, slots: &[usize], at: At, timeout: Duration) -> Result<Vec<Offset>, (Code, String)> {
+        let failed = |e: rdkafka::error::KafkaError| {
+            let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
+            (
+                code,
+                format!("its partitions' offsets are not known: {}", text(&e)),
+            )
+        };
+        let mut list = TopicPartitionList::with_capacity(slots.len());
+        for slot in slots {
+            let (topic, partition) = self.topics.address(*slot);
+            list.add_partition_offset(topic, partition, at).map_err(failed)?;
+        }
+        let answer = self.consumer.offsets_for_times(list, timeout);
+        self.listen();
+        let answer = answer.map_err(failed)?;
+        slots
+            .iter()
+            .map(|slot| {
+                let (topic, partition) = self.topics.address(*slot);
+                let found = answer.find_partition(topic, partition);
+                let found = found.ok_or((
+                    Code::UnknownPartition,
+                    format!("{topic}:{partition} is not there"),
+                ))?;
+                found.error().map_err(failed)?;
+                match found.offset() {
+                    At::Offset(offset) => Ok(u64::try_from(offset).unwrap_or(0)),
+                    _ => Err((
+                        Code::UnknownPartition,
+                        format!("no offset is known of {topic}:{partition}"),
+                    )),
+                }
+            })
+            .collect()
+    }
+}

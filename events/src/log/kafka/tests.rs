@@ -1,0 +1,117 @@
+//! What no real broker does on demand, on librdkafka's mock cluster. Everything else is in `tests/log_kafka`.
+
+use std::time::Duration;
+
+use futures::future;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use super::*;
+use crate::log::conformance::{record, take};
+
+const ID: Stream = Stream::Identity;
+const P0: Partition = Partition(0);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+/// A log on a mock cluster, which knows no settings of topics: they are not checked.
+fn open() -> (Cluster, Arc<KafkaLog>) {
+    let cluster = MockCluster::new(1).unwrap();
+    let config = KafkaConfig {
+        bootstrap_servers: cluster.bootstrap_servers(),
+        partitions: 2,
+        replication_factor: 1,
+        min_insync_replicas: 1,
+        ..Default::default()
+    };
+    let topics = Arc::new(Topics::new(&config));
+    for topic in Topic::ALL {
+        cluster.create_topic(topics.name(topic), 2, 1).unwrap();
+    }
+    let monitor = Monitor::new(config.probe_interval);
+    let query = Arc::new(Query::new(&config, topics.clone(), monitor.clone()).unwrap());
+    query.connect(config.connect_timeout).unwrap();
+    let log = KafkaLog::assemble(config, topics, monitor, query).unwrap();
+    (cluster, log)
+}
+
+fn fatal(cluster: &Cluster) {
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_fatal_error_another_producer_goes_on() {
+    let (cluster, log) = open();
+    for i in 0..10 {
+        log.append(ID, P0, record(i, "before")).await.unwrap();
+    }
+    for round in 1..=2 {
+        fatal(&cluster);
+        let answers: Vec<_> = (0..20)
+            .map(|i| log.append(ID, P0, record(100 + i, "meanwhile")))
+            .collect();
+        let answers = future::join_all(answers).await;
+        // None hangs; what was outstanding is unknown, what came later not written.
+        let expected = |a: &Result<Position, AppendError>| {
+            matches!(a, Ok(_) | Err(AppendError::Unknown(_) | AppendError::Full(_)))
+        };
+        assert!(answers.iter().all(expected), "{answers:?}");
+        assert!(
+            answers.iter().any(|a| matches!(a, Err(AppendError::Unknown(_)))),
+            "{answers:?}"
+        );
+        let begun = crate::clock::monotonic();
+        let position = loop {
+            match log.append(ID, P0, record(200 + round, "after")).await {
+                Ok(position) => break position,
+                Err(AppendError::Full(_) | AppendError::Unknown(_)) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20));
+        };
+        assert!(log.counters().producers_replaced >= round, "{:?}", log.counters());
+        let read = take(&*log, ID, P0, position.offset, 1).await;
+        assert_eq!(read[0].record, record(200 + round, "after"));
+        assert!(log.end(ID, P0).await.unwrap() > position.offset);
+    }
+    let acknowledged = log.counters().acknowledged;
+    let read: Vec<_> = log
+        .read_to_end(&[])
+        .unwrap()
+        .map(|e| e.unwrap().position.offset)
+        .collect();
+    assert!(
+        read.len() as u64 >= acknowledged && read.windows(2).all(|w| w[0] < w[1]),
+        "{read:?}"
+    );
+    log.close().await;
+    assert_eq!(log.append(ID, P0, record(1, "x")).await, Err(AppendError::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_answered_at_once() {
+    let (cluster, log) = open();
+    cluster.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
+    let sent: Vec<_> = (0..100)
+        .map(|i| log.append(ID, P0, record(i, vec![0; 1 << 20])))
+        .collect();
+    assert!(log.counters().full > 0, "{:?}", log.counters());
+    assert!(log.counters().appends < 70);
+    drop(sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_waits_for_a_broker_that_is_away_for_a_moment() {
+    let (cluster, log) = open();
+    log.append(ID, P0, record(1, "one")).await.unwrap();
+    cluster.broker_down(1).unwrap();
+    let waiting = log.append(ID, P0, record(2, "two"));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.broker_up(1).unwrap();
+    waiting.await.unwrap();
+    assert_eq!(take(&*log, ID, P0, 0, 2).await.len(), 2);
+}
