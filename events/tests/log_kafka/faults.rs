@@ -79,6 +79,12 @@ async fn keep_appending(log: Arc<KafkaLog>, stop: Arc<AtomicBool>) -> Notes {
                 Err(other) => panic!("{other}"),
             }
         }
+        // The end, also as a leader sees it who has just become one.
+        match log.end(ID, P0).await {
+            Ok(end) => assert!(notes.acknowledged.values().max().is_none_or(|last| *last < end)),
+            Err(LogError::Io { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     notes

@@ -1,9 +1,13 @@
 //! The topic of subject keys.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use gatelog_events::ids::Partition;
 use gatelog_events::log::kafka::{KafkaLog, KeyRecord};
 use gatelog_events::log::{AppendError, LogError};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::broker;
 
@@ -75,4 +79,41 @@ async fn keys_and_tombstones_come_back_and_are_followed() {
 
     let log = KafkaLog::open(config).await.unwrap();
     assert_eq!(log.subject_keys().read_all().unwrap().count(), 5);
+}
+
+/// After compaction, or with a transaction's marks, the last offsets may stand for nothing: the end is found all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_reached_where_the_last_offsets_are_empty() {
+    let Some((config, log)) = broker::log().await else {
+        return;
+    };
+    let keys = log.subject_keys();
+    keys.put(P0, b"anna", b"1").await.unwrap();
+    let transactional: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("transactional.id", &config.topic_prefix)
+        .create()
+        .unwrap();
+    let topic = format!("{}subject-keys", config.topic_prefix);
+    let long = Duration::from_secs(30);
+    transactional.init_transactions(long).unwrap();
+    for round in 0..2u64 {
+        transactional.begin_transaction().unwrap();
+        let record = FutureRecord::to(&topic).partition(0).key("bert").payload("2");
+        let sent = transactional.send(record, long).await.unwrap();
+        assert_eq!(sent.offset, 1 + 2 * round as i64);
+        transactional.commit_transaction(long).unwrap();
+        let begun = gatelog_events::clock::monotonic();
+        let offsets: Vec<_> = keys.read_all().unwrap().map(|r| r.unwrap().offset).collect();
+        assert_eq!(offsets.len() as u64, 2 + round, "{offsets:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        // Beyond the last record, where there is only the mark.
+        let rest: Vec<_> = keys.read_partition(P0, 2 + 2 * round).unwrap().collect();
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+    let mut follower = keys.follow(&[0, 0]);
+    for offset in [0, 1, 3] {
+        assert_eq!(follower.next().await.unwrap().unwrap().offset, offset);
+    }
+    assert_eq!(log.counters().offset_gaps, 1, "the follower's");
 }
