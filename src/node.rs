@@ -9,6 +9,7 @@ use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::{Actor, tenant};
+use gatelog_events::ids::Partition;
 use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
@@ -26,7 +27,9 @@ use crate::auth::tokens::{TokenConfig, Tokens};
 use crate::config::Config;
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
-use crate::writer::{self, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer};
+use crate::writer::{
+    self, Claims, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer,
+};
 
 /// Keys that a throttle remembers.
 const THROTTLE_KEYS: usize = 100_000;
@@ -174,7 +177,9 @@ impl Started {
             views: views.clone(),
             max_record_bytes: EmbeddedOptions::default().max_record_bytes,
             erasures: erasures_out,
+            claims: Claims::alone(),
         });
+        let owned = (0..data.log.partitions()).map(Partition).collect();
         let options = Options {
             queue: config.queue,
             policy: config.session,
@@ -187,7 +192,7 @@ impl Started {
             lifetime: config.access_token_lifetime,
         };
         let passwords = HashPool::start(config.pool.clone())?;
-        let running = writer::start(parts.clone(), data.projections.clone(), options)?;
+        let running = writer::start(parts.clone(), data.projections.clone(), options, owned)?;
         seed(&running.writer, &config)?;
         let node = Arc::new(Node {
             log: data.log.clone(),

@@ -90,6 +90,14 @@ impl Applied {
         self.stopped.read().values().cloned().collect()
     }
 
+    /// Whether it stands still before it has folded the record at `position`.
+    pub fn is_stopped_before(&self, position: Position) -> bool {
+        let stopped = self.stopped.read();
+        stopped
+            .get(&(position.stream, position.partition))
+            .is_some_and(|s| s.position.offset <= position.offset)
+    }
+
     pub fn is_stopped(&self, stream: Stream, partition: Partition) -> bool {
         self.stopped.read().contains_key(&(stream, partition))
     }

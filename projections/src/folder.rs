@@ -8,7 +8,7 @@ use gatelog_events::commit::Commit;
 use gatelog_events::failpoint;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::Verdict;
-use gatelog_events::log::{Entry, RecordHeader};
+use gatelog_events::log::{Entry, RecordHeader, RecordKind};
 use gatelog_events::seal::KeySource;
 
 use crate::applied::{Applied, Stopped};
@@ -51,6 +51,24 @@ impl Mark {
         }
     }
 
+    /// Moves on over one record whose rows are folded elsewhere, and says what it means; nothing if it was passed
+    /// before, or if the fold stands still there.
+    pub fn pass(&mut self, position: Position, header: &RecordHeader) -> Option<Verdict> {
+        let Position {
+            stream,
+            partition,
+            offset,
+        } = position;
+        let mut progress = self.progress(stream, partition);
+        if !self.follows(stream) || offset < progress.next || self.applied.is_stopped_before(position) {
+            return None;
+        }
+        let verdict = progress.fence.admit(offset, header);
+        progress.next = offset + 1;
+        self.advance(stream, partition, progress);
+        Some(verdict)
+    }
+
     /// The change that stores the checkpoint.
     pub fn change(&self) -> Result<Change, StoreError> {
         self.checkpoint.change(&self.table)
@@ -88,6 +106,49 @@ pub fn read_commit(entry: &Entry, keys: &dyn KeySource) -> Result<Commit, CodecE
     let mut commit = codec::decode(entry.record.header.commit_id, &entry.record.value)?;
     codec::open(&mut commit, keys)?;
     Ok(commit)
+}
+
+/// A record with its commit, read once for all who fold it.
+#[derive(Clone)]
+pub struct Decoded {
+    pub position: Position,
+    pub header: RecordHeader,
+    /// None in a claim.
+    commit: Option<Result<Arc<Commit>, CodecError>>,
+}
+
+impl Decoded {
+    /// Reads an entry. What is wrong with it is told to those who fold it, if it counts.
+    pub fn read(entry: &Entry, keys: &dyn KeySource) -> Self {
+        let header = entry.record.header;
+        Self {
+            position: entry.position,
+            header,
+            commit: (header.kind == RecordKind::Commit).then(|| read_commit(entry, keys).map(Arc::new)),
+        }
+    }
+
+    /// A commit that was written here, so that it need not be read again.
+    pub fn own(position: Position, header: RecordHeader, commit: Arc<Commit>) -> Self {
+        Self {
+            position,
+            header,
+            commit: Some(Ok(commit)),
+        }
+    }
+
+    /// The commit, if it is one and can be read.
+    pub fn commit(&self) -> Option<&Arc<Commit>> {
+        self.commit.as_ref().and_then(|c| c.as_ref().ok())
+    }
+
+    fn to_fold(&self) -> Result<&Commit, CodecError> {
+        match &self.commit {
+            Some(Ok(commit)) => Ok(commit),
+            Some(Err(e)) => Err(e.clone()),
+            None => Err(CodecError::Form("a claim holds no events".to_owned())),
+        }
+    }
 }
 
 impl Member {
@@ -239,11 +300,19 @@ impl Folder {
         }
     }
 
-    /// Folds a commit that was written here, so that it need not be read again.
-    pub fn fold_commit(&mut self, position: Position, header: &RecordHeader, commit: &Commit) {
+    /// As [`fold_entry`](Self::fold_entry), of a record that is read already.
+    pub fn fold_decoded(&mut self, record: &Decoded) {
         for member in &mut self.members {
-            member.take(&self.store, position, header, || Ok(commit));
+            member.take(&self.store, record.position, &record.header, || record.to_fold());
         }
+    }
+
+    /// As [`fold_decoded`](Self::fold_decoded), with the changes kept in order for [`take_changes`](Self::take_changes).
+    pub fn fold_followed(&mut self, record: &Decoded) {
+        for member in &mut self.members {
+            member.overlay.keep_order();
+        }
+        self.fold_decoded(record);
     }
 
     /// Folds a commit that was decided here and is on its way to the log. Its position is not known yet, so only

@@ -8,6 +8,7 @@ pub mod consents;
 pub mod folder;
 pub mod hot;
 pub mod identifiers;
+mod key_topic;
 pub mod keys;
 pub mod logins;
 pub mod projection;

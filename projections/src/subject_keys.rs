@@ -1,12 +1,16 @@
-//! Wrapped subject keys of one node, in a RocksDB of their own, with a WAL: they are not in the log.
+//! Wrapped subject keys of one node, in a RocksDB of their own, with a WAL: they are not in the log. In a cluster the
+//! nodes share them by a topic, and this is a copy.
 //!
 //! They lie in a directory apart from log and views, so that a backup of those does not hold them. A destroyed key
 //! leaves a tombstone for ever; [`compact`](SubjectKeys::compact) takes its last bytes off the disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use gatelog_events::ids::{TenantId, UserId};
+use crate::key_topic::{KeyRow, KeyTopic};
+use gatelog_events::ids::{Offset, Partition, TenantId, UserId};
+use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
 use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, MasterKey, SubjectKey};
 use moka::sync::Cache;
 use rocksdb::{DB, LogLevel, Options, WriteBatch, WriteOptions};
@@ -33,9 +37,11 @@ impl Default for CacheOptions {
 
 /// The store.
 pub struct SubjectKeys {
-    db: DB,
+    db: Arc<DB>,
     place: PathBuf,
     master: MasterKey,
+    /// Where the nodes of a cluster share their keys; the store is a copy then.
+    topic: Option<KeyTopic>,
     /// By user alone, since ids are unique among all tenants; a hit counts only if the tenant is right.
     cache: Cache<UserId, (TenantId, SubjectKey)>,
 }
@@ -57,6 +63,47 @@ impl SubjectKeys {
         Ok(Self::new(db, dir, master, cache))
     }
 
+    /// Opens this node's copy of keys that are shared by a topic of so many partitions, and follows the topic.
+    /// `patience` bounds how long a reader waits for a key that it misses.
+    pub fn open_shared(
+        dir: &Path,
+        master: MasterKey,
+        cache: CacheOptions,
+        (topic, partitions): (SubjectKeyTopic, u16),
+        patience: Duration,
+    ) -> Result<Self, KeySourceError> {
+        let mut keys = Self::open(dir, master, cache)?;
+        let mut from = Vec::with_capacity(usize::from(partitions));
+        for partition in (0..partitions).map(Partition) {
+            let row = keys.db.get(reached_row(partition)).map_err(|e| failed(dir, &e))?;
+            let next = row
+                .and_then(|row| row.try_into().ok())
+                .map_or(0, u64::from_be_bytes);
+            from.push(next);
+        }
+        let (db, place, opened) = (keys.db.clone(), keys.place.clone(), keys.cache.clone());
+        let keep = move |records: &[KeyRecord], reached: &[(Partition, Offset)]| {
+            let mut batch = WriteBatch::default();
+            for record in records {
+                // A tombstone of Kafka's own is an erasure too, should somebody have written one.
+                let value = record.value.as_deref().unwrap_or(&[DESTROYED]);
+                batch.put(&record.key, value);
+                if value == [DESTROYED]
+                    && let Some(subject) = subject_of(&record.key)
+                {
+                    opened.invalidate(&subject);
+                }
+            }
+            for (partition, next) in reached {
+                batch.put(reached_row(*partition), next.to_be_bytes());
+            }
+            // What a crash takes is read again from the topic.
+            db.write(batch).map_err(|e| failed(&place, &e))
+        };
+        keys.topic = Some(KeyTopic::follow(topic, from, patience, Box::new(keep))?);
+        Ok(keys)
+    }
+
     /// Opens the store as it is, while another process may go on writing.
     pub fn open_read_only(dir: &Path, master: MasterKey) -> Result<Self, KeySourceError> {
         let db = DB::open_for_read_only(&options(), dir, false).map_err(|e| failed(dir, &e))?;
@@ -65,9 +112,10 @@ impl SubjectKeys {
 
     fn new(db: DB, dir: &Path, master: MasterKey, cache: CacheOptions) -> Self {
         Self {
-            db,
+            db: Arc::new(db),
             place: dir.to_owned(),
             master,
+            topic: None,
             cache: Cache::builder()
                 .max_capacity(cache.keys)
                 .time_to_live(cache.time)
@@ -78,7 +126,7 @@ impl SubjectKeys {
     /// Stores new keys durably, with one sync for all. A key that is there already, or was destroyed, is an error:
     /// user ids never come back.
     pub fn put(&self, keys: &[NewKey]) -> Result<(), KeySourceError> {
-        let mut batch = WriteBatch::default();
+        let mut rows = Vec::with_capacity(keys.len());
         for new in keys {
             let wrapped = self
                 .master
@@ -87,9 +135,9 @@ impl SubjectKeys {
             let mut value = Vec::with_capacity(1 + wrapped.len());
             value.push(PRESENT);
             value.extend_from_slice(&wrapped);
-            batch.put(row(&new.tenant, new.subject), value);
+            rows.push((new.subject, (row(&new.tenant, new.subject), value)));
         }
-        self.write(batch)?;
+        self.write(&rows)?;
         for new in keys {
             self.cache
                 .insert(new.subject, (new.tenant.clone(), new.key.clone()));
@@ -99,16 +147,21 @@ impl SubjectKeys {
 
     /// Destroys a key: durable when this returns, and gone from memory.
     pub fn destroy(&self, tenant: &TenantId, subject: UserId) -> Result<(), KeySourceError> {
-        let mut batch = WriteBatch::default();
-        batch.put(row(tenant, subject), [DESTROYED]);
-        self.write(batch)?;
+        self.write(&[(subject, (row(tenant, subject), vec![DESTROYED]))])?;
         self.cache.invalidate(&subject);
         Ok(())
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<(), KeySourceError> {
+    fn write(&self, rows: &[(UserId, KeyRow)]) -> Result<(), KeySourceError> {
+        if let Some(topic) = &self.topic {
+            topic.write(rows)?;
+        }
+        let mut batch = WriteBatch::default();
+        for (_, (key, value)) in rows {
+            batch.put(key, value);
+        }
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(self.topic.is_none());
         gatelog_events::failpoint::hit("keys.before_write");
         self.db
             .write_opt(batch, &options)
@@ -154,7 +207,11 @@ impl KeySource for SubjectKeys {
         {
             return Ok(KeyStatus::Present(key));
         }
-        let status = self.load(tenant, subject)?;
+        let mut status = self.load(tenant, subject)?;
+        if let (KeyStatus::Missing, Some(topic)) = (&status, &self.topic) {
+            topic.wait_until_present(subject)?;
+            status = self.load(tenant, subject)?;
+        }
         if let KeyStatus::Present(key) = &status {
             self.cache.insert(subject, (tenant.clone(), key.clone()));
         }
@@ -169,6 +226,18 @@ fn row(tenant: &TenantId, subject: UserId) -> Vec<u8> {
     row.extend_from_slice(name);
     row.extend_from_slice(subject.as_bytes());
     row
+}
+
+/// The user of a row's key.
+fn subject_of(row: &[u8]) -> Option<UserId> {
+    let id = row.get(row.len().checked_sub(16)?..)?;
+    Some(UserId(uuid::Uuid::from_slice(id).ok()?))
+}
+
+/// How far the topic was read. No tenant's name is empty, so that no key's row begins like this.
+fn reached_row(partition: Partition) -> [u8; 3] {
+    let [a, b] = partition.0.to_be_bytes();
+    [0, a, b]
 }
 
 fn failed(place: &Path, e: &dyn std::fmt::Display) -> KeySourceError {

@@ -3,24 +3,25 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::{Commit, Subject};
 use gatelog_events::domain::Event;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
-use gatelog_events::ids::{Partition, Position, Stream, UserId};
+use gatelog_events::ids::{CommitId, Partition, Position, Stream, UserId};
 use gatelog_events::log::fence::Verdict;
-use gatelog_events::log::{AppendError, RecordHeader};
+use gatelog_events::log::{AppendError, EventLog, RecordHeader};
 use gatelog_projections::answers::Answer;
-use gatelog_projections::folder::{Folder, Mark, Touched};
+use gatelog_projections::folder::{Decoded, Folder, Mark, Touched};
+use gatelog_projections::projection::Progress;
 use gatelog_projections::store::{Change, StoreError, Table};
 
 use super::decider::{Lanes, Settled};
 use super::swap::Swap;
-use super::tail::{Handed, TailStep};
+use super::tail::TailStep;
 use super::takeover::{Handover, Message, Parts};
 use super::{Outcome, Reply, WriteError};
 
@@ -46,6 +47,12 @@ pub(super) struct Append {
     pub reply: Reply,
 }
 
+/// A record of another node, with what it changes in the state.
+pub(super) struct Followed {
+    pub record: Decoded,
+    pub changes: Vec<TableChanges>,
+}
+
 /// A result that only waits for its turn.
 pub(super) struct Decided {
     pub result: Result<Outcome, WriteError>,
@@ -64,6 +71,8 @@ pub(super) enum Step {
         reply: Reply,
     },
     Answer(Decided),
+    /// Another node wrote it.
+    Followed(Box<Followed>),
     /// A rebuilt table takes over. Nothing is in flight.
     Swap(Box<Swap>),
     /// A rebuilt table of the decider's took over.
@@ -95,6 +104,42 @@ struct Acked {
     append: Append,
 }
 
+impl Acked {
+    fn record(&self) -> Decoded {
+        Decoded::own(
+            self.position,
+            self.append.append.header,
+            self.append.commit.clone(),
+        )
+    }
+}
+
+/// Reads what stands in a partition between what is known of it and `position`. Nothing of it can count but a claim.
+fn read_gap(log: &dyn EventLog, lane: &mut Progress, position: Position) -> Result<(), String> {
+    let mut between = log.read(position.stream, position.partition, lane.next);
+    loop {
+        let entry = match block_on(between.next()) {
+            Some(entry) => entry.map_err(|e| e.to_string())?,
+            None => return Err("the log ended".to_owned()),
+        };
+        let at = entry.position.offset;
+        if at >= position.offset {
+            return Ok(());
+        }
+        match lane.fence.admit(at, &entry.record.header) {
+            Verdict::Void => lane.next = at + 1,
+            Verdict::Claim => {
+                return Err(format!(
+                    "another writer claimed the partition at {}",
+                    entry.position
+                ));
+            }
+            // A copy of our own: its first counts, whatever its acknowledgement said.
+            Verdict::Commit => return Err(format!("a second copy of our own stands at {}", entry.position)),
+        }
+    }
+}
+
 impl Applier {
     /// Runs until the decider ends, or until an append fails; then what is unresolved is handed back.
     pub fn run(mut self, steps: mpsc::Receiver<Step>) -> Handover {
@@ -124,6 +169,7 @@ impl Applier {
                     let _ = decided.reply.send(decided.result);
                     Ok(())
                 }
+                Step::Followed(first) => self.follow_from(*first, &steps, &mut next),
                 Step::Swap(swap) => {
                     self.swap(swap);
                     Ok(())
@@ -192,7 +238,7 @@ impl Applier {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Whether an acknowledged commit counts: its offset must follow the last one known, and the readers' rule admit it.
+    /// Whether an acknowledged commit counts: the readers' rule must admit it, after all that stands before it.
     fn judge(&mut self, append: &Append, answer: Result<Position, AppendError>) -> Result<Position, String> {
         let position = answer.map_err(|e| e.to_string())?;
         let lane = self
@@ -200,7 +246,7 @@ impl Applier {
             .get_mut(&(append.stream, append.partition))
             .ok_or("the partition is not ours")?;
         if position.offset != lane.next {
-            return Err(format!("somebody else appended before {position}"));
+            read_gap(self.parts.log.as_ref(), lane, position)?;
         }
         match lane.fence.admit(position.offset, &append.append.header) {
             Verdict::Commit => {
@@ -211,70 +257,115 @@ impl Applier {
         }
     }
 
+    /// Applies a record of another node, and those that follow at once.
+    fn follow_from(
+        &mut self,
+        first: Followed,
+        steps: &mpsc::Receiver<Step>,
+        next: &mut Option<Step>,
+    ) -> Result<(), Failure> {
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            match steps.try_recv() {
+                Ok(Step::Followed(another)) => batch.push(*another),
+                Ok(other) => {
+                    *next = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.follow(batch).map_err(|e| Failure {
+            reason: e.to_string(),
+            unresolved: Vec::new(),
+        })
+    }
+
+    fn follow(&mut self, batch: Vec<Followed>) -> Result<(), StoreError> {
+        let mut touched = Touched::new();
+        let mut counted = Vec::with_capacity(batch.len());
+        for Followed { record, .. } in &batch {
+            self.folder.fold_decoded(record);
+            let mut counts = false;
+            for mark in &mut self.marks {
+                counts |= mark.pass(record.position, &record.header) == Some(Verdict::Commit);
+            }
+            counted.push(counts);
+            touched.insert((record.position.stream, record.position.partition));
+        }
+        let state = batch.iter().flat_map(|f| &f.changes).collect();
+        self.write(state, &touched)?;
+        for (Followed { record, .. }, counts) in batch.iter().zip(counted) {
+            if let (true, Some(commit)) = (counts, record.commit()) {
+                self.after(commit);
+            }
+        }
+        let mut records = Vec::with_capacity(batch.len());
+        for Followed { record, changes } in batch {
+            self.settle(record.header.commit_id, changes);
+            records.push(record);
+        }
+        let _ = self.tail.send(TailStep::Records(records));
+        Ok(())
+    }
+
+    /// Tells the decider that it may forget what it kept of a commit.
+    fn settle(&self, commit: CommitId, changes: Vec<TableChanges>) {
+        let keys = |changes: Vec<Change>| changes.into_iter().map(|(key, _)| key).collect();
+        let changes = changes.into_iter().map(|(table, c)| (table, keys(c))).collect();
+        let _ = self.settled.send(Settled { commit, changes });
+    }
+
     fn apply(&mut self, batch: &mut Vec<Acked>) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
         }
         let mut touched = Touched::new();
         for acked in batch.iter() {
-            let Append {
-                stream,
-                partition,
-                commit,
-                append,
-                ..
-            } = &acked.append;
-            self.folder.fold_commit(acked.position, &append.header, commit);
-            touched.insert((*stream, *partition));
+            self.folder.fold_decoded(&acked.record());
+            touched.insert((acked.append.stream, acked.append.partition));
         }
-        self.write(batch, &touched)?;
-        for acked in batch.iter() {
-            self.after(&acked.append.commit);
-        }
-        failpoint::hit("writer.before_answer");
-        let mut handed = Vec::with_capacity(batch.len());
-        for Acked { position, append } in batch.drain(..) {
-            let answer = Answer::to(&append.commit, position);
-            let _ = append.reply.send(Ok(Outcome {
-                answer,
-                commit: Some(append.commit.clone()),
-                replayed: false,
-            }));
-            let _ = self.settled.send(Settled {
-                commit: append.commit.id,
-                changes: append
-                    .changes
-                    .into_iter()
-                    .map(|(table, changes)| (table, changes.into_iter().map(|(key, _)| key).collect()))
-                    .collect(),
-            });
-            handed.push(Handed {
-                position,
-                header: append.append.header,
-                commit: append.commit,
-            });
-        }
-        // A tail that has ended is seen in readiness; it must not stop writing.
-        let _ = self.tail.send(TailStep::Commits(handed));
-        Ok(())
-    }
-
-    /// Rows of the state, of the projections folded here, and all checkpoints, as one write.
-    fn write(&mut self, batch: &[Acked], touched: &Touched) -> Result<(), StoreError> {
-        let mut checkpoints = Vec::with_capacity(self.marks.len());
         for mark in &mut self.marks {
-            for (stream, partition) in touched {
+            for (stream, partition) in &touched {
                 if let Some(lane) = self.lanes.get(&(*stream, *partition)) {
                     mark.advance(*stream, *partition, *lane);
                 }
             }
+        }
+        let state = batch.iter().flat_map(|a| &a.append.changes).collect();
+        self.write(state, &touched)?;
+        for acked in batch.iter() {
+            self.after(&acked.append.commit);
+        }
+        failpoint::hit("writer.before_answer");
+        let mut records = Vec::with_capacity(batch.len());
+        for acked in batch.drain(..) {
+            records.push(acked.record());
+            let Acked { position, append } = acked;
+            let id = append.commit.id;
+            let _ = append.reply.send(Ok(Outcome {
+                answer: Answer::to(&append.commit, position),
+                commit: Some(append.commit),
+                replayed: false,
+            }));
+            self.settle(id, append.changes);
+        }
+        // A tail that has ended is seen in readiness; it must not stop writing.
+        let _ = self.tail.send(TailStep::Records(records));
+        Ok(())
+    }
+
+    /// Rows of the state, of the projections folded here, and all checkpoints, as one write.
+    fn write(&mut self, state: Vec<&TableChanges>, touched: &Touched) -> Result<(), StoreError> {
+        let mut checkpoints = Vec::with_capacity(self.marks.len());
+        for mark in &self.marks {
             checkpoints.push((mark.table.clone(), vec![mark.change()?]));
         }
         let own = self.folder.drain()?;
-        let state = batch.iter().flat_map(|a| &a.append.changes);
         failpoint::hit("views.before_write");
         self.parts.store.write(
             state
+                .into_iter()
                 .chain(&own)
                 .chain(&checkpoints)
                 .map(|(table, changes)| (table, changes.as_slice())),
@@ -361,7 +452,8 @@ impl Applier {
                     }));
                 }
                 Step::Swap(swap) => swap.fail(failure.reason.clone()),
-                Step::Marked(_) => {}
+                // Not written: it is read from the log again.
+                Step::Marked(_) | Step::Followed(_) => {}
             }
         }
         Handover {

@@ -69,6 +69,9 @@ impl Decider {
         now: Timestamp,
     ) -> Result<Option<(Commit, Stream, Partition)>, Refusal> {
         let (stream, partition) = self.place(request)?;
+        if !self.owned.contains(&partition) {
+            return Err(WriteError::NotOwner { stream, partition }.into());
+        }
         if !self.lanes.contains_key(&(stream, partition)) {
             return Err(stopped(stream, partition).into());
         }

@@ -6,17 +6,18 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use gatelog_events::clock::{self, Timestamp};
+use gatelog_events::commit::Subject;
 use gatelog_events::domain::session;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::ids::{CommitId, Partition, Stream, TenantId};
-use gatelog_projections::folder::Folder;
+use gatelog_projections::folder::{Decoded, Folder};
 use gatelog_projections::projection::Progress;
 use gatelog_projections::store::Table;
 
-use super::applier::{Decided, Step};
+use super::applier::{Decided, Followed, Step};
 use super::decide::{Refusal, commit_key};
 use super::random::Random;
-use super::takeover::Parts;
+use super::takeover::{Owned, Parts};
 use super::{Outcome, Reply, Request, Submission, WriteError};
 
 /// What the applier has written, so that the overlay can forget it.
@@ -33,6 +34,7 @@ pub(super) struct Decider {
     /// The aggregates: users, identifiers, sessions, settings.
     pub state: Folder,
     pub lanes: Lanes,
+    pub(super) owned: Owned,
     pub policy: session::Policy,
     pub(super) settings: HashMap<TenantId, Arc<Settings>>,
     pub(super) random: Random,
@@ -45,7 +47,7 @@ impl Decider {
     pub fn new(
         parts: Arc<Parts>,
         state: Folder,
-        lanes: Lanes,
+        (lanes, owned): (Lanes, Owned),
         policy: session::Policy,
         out: mpsc::SyncSender<Step>,
         settled: mpsc::Receiver<Settled>,
@@ -54,6 +56,7 @@ impl Decider {
             parts,
             state,
             lanes,
+            owned,
             policy,
             settings: HashMap::new(),
             random: Random::new(),
@@ -69,6 +72,22 @@ impl Decider {
             return refuse(submission.reply);
         }
         self.decide_and_send(submission)
+    }
+
+    /// Folds a record of another node into the state. `false`: the applier has stepped down.
+    pub fn follow(&mut self, record: Decoded) -> bool {
+        if !self.is_served() {
+            return false;
+        }
+        self.state.fold_followed(&record);
+        if let Some(commit) = record.commit()
+            && commit.subject == Subject::Tenant
+        {
+            self.settings.remove(&commit.tenant);
+        }
+        self.in_flight.insert(record.header.commit_id);
+        let changes = self.state.take_changes();
+        self.send(Step::Followed(Box::new(Followed { record, changes })))
     }
 
     /// Takes note of what was written. `false`: the applier has stepped down.

@@ -14,6 +14,8 @@ mod applier;
 mod compose;
 mod decide;
 mod decider;
+mod follower;
+mod office;
 pub(crate) mod random;
 pub mod rebuild;
 mod swap;
@@ -32,7 +34,8 @@ use gatelog_projections::answers::Answer;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-pub use takeover::{Options, Parts, Running, TakeoverError, start};
+pub use office::{Running, start};
+pub use takeover::{Claims, Options, Owned, Parts, TakeoverError};
 
 /// What is asked of an aggregate.
 #[derive(Clone, PartialEq, Eq)]
@@ -139,6 +142,12 @@ impl Writer {
         let message = takeover::Message::Command(Box::new(Submission { request, reply }));
         self.queue.send(message).await.map_err(|_| shut_down())?;
         answer.await.unwrap_or_else(|_| Err(shut_down()))
+    }
+
+    /// Says which partitions this node shall write from now on. Waits for room in the queue.
+    pub async fn own(&self, partitions: Owned) {
+        // A writer that has ended owns nothing.
+        let _ = self.queue.send(takeover::Message::Own(partitions)).await;
     }
 
     /// Commands that may still be handed in before the queue is full.

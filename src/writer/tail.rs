@@ -1,25 +1,14 @@
 //! The tail: projections that no login waits for, folded right behind the writer.
 
-use std::sync::Arc;
 use std::sync::mpsc;
 
-use gatelog_events::commit::Commit;
-use gatelog_events::ids::Position;
-use gatelog_events::log::RecordHeader;
-use gatelog_projections::folder::{Folder, Touched};
+use gatelog_projections::folder::{Decoded, Folder, Touched};
 
 use super::swap::Swap;
 use super::takeover::Parts;
 
-/// A commit that was written here.
-pub(super) struct Handed {
-    pub position: Position,
-    pub header: RecordHeader,
-    pub commit: Arc<Commit>,
-}
-
 pub(super) enum TailStep {
-    Commits(Vec<Handed>),
+    Records(Vec<Decoded>),
     /// A rebuilt table takes over.
     Swap(Box<Swap>),
 }
@@ -27,7 +16,7 @@ pub(super) enum TailStep {
 /// Batches that may wait for the tail before the applier waits too: the lag is bounded.
 pub(super) const QUEUE: usize = 64;
 
-/// Commits folded into one write, at the most.
+/// Records folded into one write, at the most.
 const BATCH: usize = 4096;
 
 /// Folds until the applier ends.
@@ -42,10 +31,10 @@ pub(super) fn run(parts: &Parts, mut folder: Folder, steps: mpsc::Receiver<TailS
             },
         };
         match step {
-            TailStep::Commits(mut commits) => {
-                while commits.len() < BATCH {
+            TailStep::Records(mut records) => {
+                while records.len() < BATCH {
                     match steps.try_recv() {
-                        Ok(TailStep::Commits(more)) => commits.extend(more),
+                        Ok(TailStep::Records(more)) => records.extend(more),
                         Ok(other) => {
                             next = Some(other);
                             break;
@@ -53,7 +42,7 @@ pub(super) fn run(parts: &Parts, mut folder: Folder, steps: mpsc::Receiver<TailS
                         Err(_) => break,
                     }
                 }
-                if let Err(e) = fold(&mut folder, &commits) {
+                if let Err(e) = fold(&mut folder, &records) {
                     tracing::error!(error = %e, "the tail ends: its read models cannot be written");
                     return;
                 }
@@ -63,11 +52,11 @@ pub(super) fn run(parts: &Parts, mut folder: Folder, steps: mpsc::Receiver<TailS
     }
 }
 
-fn fold(folder: &mut Folder, commits: &[Handed]) -> Result<(), gatelog_projections::store::StoreError> {
+fn fold(folder: &mut Folder, records: &[Decoded]) -> Result<(), gatelog_projections::store::StoreError> {
     let mut touched = Touched::new();
-    for handed in commits {
-        folder.fold_commit(handed.position, &handed.header, &handed.commit);
-        touched.insert((handed.position.stream, handed.position.partition));
+    for record in records {
+        folder.fold_decoded(record);
+        touched.insert((record.position.stream, record.position.partition));
     }
     folder.write(&touched)
 }

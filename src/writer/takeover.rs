@@ -1,21 +1,23 @@
-//! Taking over: claim every partition, fold up to the claims, and only then decide. The same at start and after a
-//! failed append; what was unresolved is answered from what the log then says.
+//! Taking over: claim each partition that is ours, fold up to the claims, and only then decide. The same at start, when
+//! other partitions become ours, and after a failed append; what was unresolved is answered from what the log then says.
+//! What other nodes write is followed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc as channel;
 use std::thread::JoinHandle;
 
+use futures::StreamExt;
 use futures::executor::block_on;
 use gatelog_events::clock;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::session;
 use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId, UserId};
-use gatelog_events::log::{AppendError, EventLog, Record, RecordHeader, RecordKind};
+use gatelog_events::log::{AppendError, Entry, EventLog, LogError, Record, RecordHeader, RecordKind};
 use gatelog_events::seal::{KeySource, KeyStatus};
 use gatelog_projections::answers::{self, Answer};
 use gatelog_projections::catch_up::{CatchUpError, catch_up};
-use gatelog_projections::folder::{Folder, Member, read_commit};
+use gatelog_projections::folder::{Decoded, Folder, Member, read_commit};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError};
 use gatelog_projections::subject_keys::SubjectKeys;
@@ -24,10 +26,11 @@ use tokio::sync::mpsc;
 
 use super::applier::{Applier, Step, Unresolved};
 use super::decider::{Decider, Lanes, Settled};
+use super::follower::Follower;
 use super::random::Random;
 use super::swap::Swap;
 use super::tail::{self, TailStep};
-use super::{Outcome, Submission, WriteError, Writer};
+use super::{Outcome, Submission, WriteError};
 use crate::views::Views;
 
 /// Steps that may be on their way between decider and applier.
@@ -48,6 +51,37 @@ pub struct Parts {
     pub max_record_bytes: usize,
     /// Told of each erasure, so that its last bytes are taken off the disk in time.
     pub erasures: tokio::sync::watch::Sender<u64>,
+    /// What this node's claims say, and who hears of the claims of others.
+    pub claims: Claims,
+}
+
+/// Partitions that this node shall write.
+pub type Owned = BTreeSet<Partition>;
+
+/// Claims tell more than who comes last: their value says where the owner can be reached.
+pub struct Claims {
+    /// The value of this node's claims.
+    pub note: bytes::Bytes,
+    /// Told of each claim that is read: where it stands, and its value.
+    pub seen: ClaimSeen,
+}
+
+type ClaimSeen = Box<dyn Fn(Position, &[u8]) + Send + Sync>;
+
+impl Claims {
+    /// For a log that has one owner only.
+    pub fn alone() -> Self {
+        Self {
+            note: bytes::Bytes::new(),
+            seen: Box::new(|_, _| {}),
+        }
+    }
+
+    pub(super) fn learn(&self, entry: &Entry) {
+        if entry.record.header.kind == RecordKind::Claim {
+            (self.seen)(entry.position, &entry.record.value);
+        }
+    }
 }
 
 impl Parts {
@@ -73,6 +107,8 @@ pub struct Options {
 pub(super) enum Message {
     Command(Box<Submission>),
     Swap(Box<Swap>),
+    /// These partitions are ours from now on, and no others.
+    Own(Owned),
     /// The applier has stepped down.
     Wake,
     Shutdown,
@@ -97,87 +133,6 @@ pub enum TakeoverError {
     Randomness(#[from] crate::auth::NoRandomness),
 }
 
-/// A writer at work.
-pub struct Running {
-    pub writer: Writer,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    /// Finishes what was handed in and ends. Blocks.
-    pub fn stop(mut self) {
-        let _ = self.writer.queue.blocking_send(Message::Shutdown);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Takes over all partitions and starts to write. Returns once it can decide. Blocks.
-pub fn start(
-    parts: Arc<Parts>,
-    projections: Vec<Arc<dyn Projection>>,
-    options: Options,
-) -> Result<Running, TakeoverError> {
-    let (queue, messages) = mpsc::channel(options.queue);
-    let tenure = Tenure::begin(&parts, &projections, &options, queue.downgrade(), Vec::new())?;
-    let wake = queue.downgrade();
-    let thread = std::thread::Builder::new()
-        .name("decider".to_owned())
-        .spawn(move || run(parts, projections, options, wake, tenure, messages))
-        .map_err(|e| TakeoverError::Thread(e.to_string()))?;
-    Ok(Running {
-        writer: Writer { queue },
-        thread: Some(thread),
-    })
-}
-
-fn run(
-    parts: Arc<Parts>,
-    projections: Vec<Arc<dyn Projection>>,
-    options: Options,
-    wake: mpsc::WeakSender<Message>,
-    mut tenure: Tenure,
-    mut messages: mpsc::Receiver<Message>,
-) {
-    loop {
-        let going_on = tenure.serve(&mut messages);
-        let handover = tenure.end();
-        if handover.failure.is_none() && !going_on {
-            if let Err(e) = parts.store.flush() {
-                tracing::error!(error = %e, "the read models could not be flushed; the next start folds more");
-            }
-            return;
-        }
-        match Tenure::begin(&parts, &projections, &options, wake.clone(), handover.unresolved) {
-            Ok(next) if going_on => tenure = next,
-            Ok(next) => {
-                next.end();
-                return;
-            }
-            Err(e) => {
-                tracing::error!(error = %e, "the writer could not take over anew; writes are refused");
-                return refuse_all(&mut messages, &e.to_string());
-            }
-        }
-    }
-}
-
-fn refuse_all(messages: &mut mpsc::Receiver<Message>, reason: &str) {
-    while let Some(message) = messages.blocking_recv() {
-        match message {
-            Message::Command(submission) => {
-                let _ = submission.reply.send(Err(WriteError::Unavailable {
-                    reason: reason.to_owned(),
-                }));
-            }
-            Message::Swap(swap) => swap.fail(reason.to_owned()),
-            Message::Wake => {}
-            Message::Shutdown => return,
-        }
-    }
-}
-
 /// What an applier leaves behind.
 pub(super) struct Handover {
     /// Why it stepped down, if it did.
@@ -195,17 +150,33 @@ impl Handover {
 }
 
 /// The time between a take-over and the next.
-struct Tenure {
+pub(super) struct Tenure {
     decider: Decider,
     applier: JoinHandle<Handover>,
     tail: JoinHandle<()>,
+    /// None where every partition is ours.
+    follower: Option<Follower>,
+}
+
+/// Why a tenure ends.
+pub(super) enum End {
+    Shutdown,
+    SteppedDown,
+    Reassigned(Owned),
+}
+
+/// What a tenure has to do next.
+enum Work {
+    Message(Message),
+    Followed(Result<Decoded, LogError>),
 }
 
 impl Tenure {
-    fn begin(
+    pub fn begin(
         parts: &Arc<Parts>,
         projections: &[Arc<dyn Projection>],
         options: &Options,
+        owned: &Owned,
         wake: mpsc::WeakSender<Message>,
         unresolved: Vec<Unresolved>,
     ) -> Result<Self, TakeoverError> {
@@ -216,7 +187,7 @@ impl Tenure {
             members.push(Member::open(&parts.store, projection.clone(), table, n)?);
         }
         let mut folder = Folder::new(parts.store.clone(), members);
-        let claims = claim_all(parts.log.as_ref())?;
+        let claims = claim_all(parts, owned)?;
         let found = fold_to_claims(parts, &mut folder, &unresolved)?;
         answer_unresolved(unresolved, &found);
         let lanes = lanes(&folder, &claims)?;
@@ -232,15 +203,22 @@ impl Tenure {
             );
         }
         finish_erasures(parts)?;
-        Self::spawn(parts, folder, lanes, options, wake)
+        let others = starts_of_others(&folder, n, owned);
+        learn_owners(parts, &folder, &others);
+        let follower = match others.is_empty() {
+            true => None,
+            false => Some(Follower::start(parts, others)?),
+        };
+        Self::spawn(parts, folder, (lanes, owned), options, wake, follower)
     }
 
     fn spawn(
         parts: &Arc<Parts>,
         folder: Folder,
-        lanes: Lanes,
+        (lanes, owned): (Lanes, &Owned),
         options: &Options,
         wake: mpsc::WeakSender<Message>,
+        follower: Option<Follower>,
     ) -> Result<Self, TakeoverError> {
         let of = |names: &[&str], m: &Member| names.contains(&m.projection.name());
         let (state, rest): (Vec<_>, Vec<_>) = folder.into_members().into_iter().partition(|m| of(&STATE, m));
@@ -265,37 +243,52 @@ impl Tenure {
             decider: Decider::new(
                 parts.clone(),
                 Folder::new(parts.store.clone(), state),
-                lanes,
+                (lanes, owned.clone()),
                 options.policy,
                 out,
                 settlements,
             ),
+            follower,
         })
     }
 
-    /// Decides until it is told to stop (false) or the applier steps down (true).
-    fn serve(&mut self, messages: &mut mpsc::Receiver<Message>) -> bool {
-        while let Some(message) = messages.blocking_recv() {
-            match message {
-                Message::Command(submission) => {
-                    if !self.decider.handle(*submission) {
-                        return true;
-                    }
+    /// Decides, and follows what others decide, until there is a reason to end.
+    pub fn serve(&mut self, owned: &Owned, messages: &mut mpsc::Receiver<Message>) -> End {
+        while let Some(work) = self.next(messages) {
+            let goes_on = match work {
+                Work::Message(Message::Command(submission)) => self.decider.handle(*submission),
+                Work::Message(Message::Swap(swap)) => self.swap(swap),
+                Work::Message(Message::Own(now)) if now == *owned => true,
+                Work::Message(Message::Own(now)) => {
+                    // What is in flight is settled first where that can be, so that nobody has to ask the log.
+                    self.decider.quiesce();
+                    return End::Reassigned(now);
                 }
-                Message::Swap(swap) => {
-                    if !self.swap(swap) {
-                        return true;
-                    }
+                Work::Message(Message::Wake) => self.decider.is_served(),
+                Work::Message(Message::Shutdown) => return End::Shutdown,
+                Work::Followed(Ok(record)) => self.decider.follow(record),
+                Work::Followed(Err(e)) => {
+                    tracing::error!(error = %e, "what other nodes write cannot be read; the writer takes over anew");
+                    false
                 }
-                Message::Wake => {
-                    if !self.decider.is_served() {
-                        return true;
-                    }
-                }
-                Message::Shutdown => return false,
+            };
+            if !goes_on {
+                return End::SteppedDown;
             }
         }
-        false
+        End::Shutdown
+    }
+
+    fn next(&mut self, messages: &mut mpsc::Receiver<Message>) -> Option<Work> {
+        let Some(follower) = &mut self.follower else {
+            return messages.blocking_recv().map(Work::Message);
+        };
+        block_on(async {
+            tokio::select! {
+                message = messages.recv() => message.map(Work::Message),
+                record = follower.next() => Some(Work::Followed(record.unwrap_or(Err(LogError::Closed)))),
+            }
+        })
     }
 
     /// Lets a rebuilt table take over, with nothing in flight. `false`: the applier has stepped down.
@@ -326,7 +319,8 @@ impl Tenure {
     }
 
     /// Ends the threads, with everything written that was decided.
-    fn end(self) -> Handover {
+    pub fn end(self) -> Handover {
+        drop(self.follower);
         drop(self.decider);
         let handover = self.applier.join().unwrap_or_else(|_| Handover {
             failure: Some("the applier's thread broke".to_owned()),
@@ -337,7 +331,7 @@ impl Tenure {
     }
 }
 
-fn spawn<T: Send + 'static>(
+pub(super) fn spawn<T: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, TakeoverError> {
@@ -347,12 +341,13 @@ fn spawn<T: Send + 'static>(
         .map_err(|e| TakeoverError::Thread(e.to_string()))
 }
 
-/// Appends a claim to every partition. Their offsets are this tenure's epochs.
-fn claim_all(log: &dyn EventLog) -> Result<Vec<Position>, TakeoverError> {
+/// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs.
+fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Position>, TakeoverError> {
+    let log = &parts.log;
     let mut random = Random::new();
     let mut claims = Vec::new();
     for stream in Stream::ALL {
-        for partition in (0..log.partitions()).map(Partition) {
+        for partition in owned.iter().copied() {
             let id = uuid::Builder::from_unix_timestamp_millis(
                 clock::now().millis().max(0) as u64,
                 &random.take::<10>()?,
@@ -366,7 +361,7 @@ fn claim_all(log: &dyn EventLog) -> Result<Vec<Position>, TakeoverError> {
             };
             let record = Record {
                 header,
-                value: bytes::Bytes::new(),
+                value: parts.claims.note.clone(),
             };
             claims.push(log.append(stream, partition, record));
         }
@@ -396,6 +391,7 @@ fn fold_to_claims(
     }
     let mut found = HashMap::new();
     catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
+        parts.claims.learn(entry);
         if wanted.is_empty() {
             return;
         }
@@ -454,6 +450,29 @@ fn lanes(folder: &Folder, claims: &[Position]) -> Result<Lanes, TakeoverError> {
         lanes.insert((stream, partition), progress);
     }
     Ok(lanes)
+}
+
+/// From where the partitions of other nodes are to be read.
+fn starts_of_others(folder: &Folder, partitions: u16, owned: &Owned) -> Vec<Position> {
+    let mut starts = folder.starts(partitions);
+    starts.retain(|p| !owned.contains(&p.partition) && p.offset != u64::MAX);
+    starts
+}
+
+/// Reads the claims under which others write, which may lie before what was folded since the start.
+fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) {
+    for at in others {
+        let of = folder.members().iter().find(|m| m.mark.follows(at.stream));
+        let epoch = of.and_then(|m| m.mark.progress(at.stream, at.partition).fence.epoch);
+        let Some(epoch) = epoch else { continue };
+        match block_on(parts.log.read(at.stream, at.partition, epoch).next()) {
+            Some(Ok(entry)) => parts.claims.learn(&entry),
+            // Its owner is known when it claims again; meanwhile nothing can be forwarded there.
+            _ => {
+                tracing::warn!(stream = %at.stream, partition = %at.partition, "the owner's claim could not be read")
+            }
+        }
+    }
 }
 
 /// Destroys keys of users whose erasure was recorded while their key could not be destroyed, or came back by a backup.

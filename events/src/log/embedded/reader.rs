@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::runtime::Handle;
 
 use super::format;
 use super::state::Shared;
@@ -48,7 +49,12 @@ pub fn stream(
         if end.wait_for(|end| *end > next).await.is_err() {
             return Some((vec![Err(LogError::Closed)], None));
         }
-        match tokio::task::spawn_blocking(move || cursor.read()).await {
+        // A thread that belongs to no runtime may wait for the disk itself.
+        let read = match Handle::try_current() {
+            Ok(runtime) => runtime.spawn_blocking(move || cursor.read()).await,
+            Err(_) => Ok(cursor.read()),
+        };
+        match read {
             Ok((Ok(entries), cursor)) => Some((
                 entries.into_iter().map(Ok).collect::<Vec<_>>(),
                 Some((cursor, end)),

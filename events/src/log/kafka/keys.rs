@@ -114,6 +114,19 @@ impl SubjectKeyTopic {
         Ok(Box::new(Bulk::new(self.source.clone(), rest, decode)))
     }
 
+    /// The offset after the last durable record of a partition: every value that was acknowledged before the call lies
+    /// below. Blocks.
+    pub fn end(&self, partition: Partition) -> Result<Offset, LogError> {
+        let topic = Topic::SubjectKeys;
+        let slot = self.source.topics.slot(Place { topic, partition });
+        let slot = slot.ok_or_else(|| self.no_partition(&format!("none for partition {}", partition.0)))?;
+        let ends = self
+            .source
+            .query
+            .ends(&[slot], self.source.config.request_timeout)?;
+        ends.first().copied().ok_or(LogError::Closed)
+    }
+
     /// All records from the given offsets on, one for each partition, then those to come. Each partition is in order.
     /// Ends and errors as those of [`crate::log::EventLog::read`], for each partition.
     pub fn follow(&self, from: &[Offset]) -> BoxStream<'static, Result<KeyRecord, LogError>> {

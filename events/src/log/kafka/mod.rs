@@ -47,6 +47,7 @@ use futures::future::{self, BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use rdkafka::message::{BorrowedMessage, Message};
+use tokio::runtime::Handle;
 
 pub use self::config::{Compression, ConfigError, KafkaConfig, Sasl, SaslMechanism, Secret, Security};
 pub use self::keys::{KeyIter, KeyRecord, SubjectKeyTopic};
@@ -68,6 +69,7 @@ pub struct KafkaLog {
     source: Source,
     producer: Arc<Producer>,
     lanes: Arc<Lanes>,
+    runtime: Handle,
     /// Ends the thread that asks for signs of life.
     probe: Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -82,6 +84,8 @@ impl fmt::Debug for KafkaLog {
 
 impl KafkaLog {
     /// Connects, creates the topics that are missing, and checks those that are there.
+    ///
+    /// Must be called within a tokio runtime, which has to live as long as the log.
     ///
     /// Errors: `Mismatch` where the configuration or a topic's setting is wrong, with the remedy; `Io` where no broker
     /// answers (`TimedOut`, `NotConnected`, `NotFound`) or it refuses this client (`PermissionDenied`, `InvalidData` for
@@ -119,6 +123,7 @@ impl KafkaLog {
             },
             producer,
             lanes: Arc::new(lanes),
+            runtime: Handle::current(),
             probe: Mutex::new(Some(probe)),
         }))
     }
@@ -310,7 +315,6 @@ impl EventLog for KafkaLog {
         Ok(Box::new(bulks.into_iter().flatten().take_while(until_error)))
     }
 
-    /// Must be polled within a tokio runtime.
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {
         let Some(slot) = self.slot(stream, partition) else {
             return future::ready(Err(self.no_such_partition(stream, partition))).boxed();
@@ -319,8 +323,10 @@ impl EventLog for KafkaLog {
             return future::ready(Err(LogError::Closed)).boxed();
         }
         let (query, timeout) = (self.source.query.clone(), self.source.config.request_timeout);
+        // On the runtime of the opening, so that any thread may wait for it.
+        let runtime = self.runtime.clone();
         async move {
-            let asked = tokio::task::spawn_blocking(move || query.ends(&[slot], timeout)).await;
+            let asked = runtime.spawn_blocking(move || query.ends(&[slot], timeout)).await;
             let ends = asked.unwrap_or(Err(LogError::Closed))?;
             ends.first().copied().ok_or(LogError::Closed)
         }

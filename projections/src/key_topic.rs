@@ -1,0 +1,170 @@
+//! Subject keys that nodes share: a compacted topic, and in each node's own store what was read of it.
+//!
+//! A key is durable in the topic before it is used, and its row in the store is a copy. Whoever misses a key waits until
+//! what was in the topic when it asked is read, and only then believes that there is none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::executor::block_on;
+use gatelog_events::clock;
+use gatelog_events::ids::{Offset, Partition, UserId};
+use gatelog_events::log::LogError;
+use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
+use gatelog_events::seal::KeySourceError;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+/// Records written to the store at once, at the most.
+const BATCH: usize = 512;
+
+/// A row of the store, as the topic has it.
+pub(crate) type KeyRow = (Vec<u8>, Vec<u8>);
+
+/// The topic, and how far this node has read it.
+pub(crate) struct KeyTopic {
+    topic: SubjectKeyTopic,
+    partitions: u16,
+    /// How long a reader waits for what it misses.
+    patience: Duration,
+    read: Arc<Read>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Per partition the offset of the next record to read.
+struct Read {
+    next: Vec<AtomicU64>,
+    ended: AtomicBool,
+    lock: Mutex<()>,
+    moved: Condvar,
+}
+
+/// Takes what was read into the store, with the offsets up to which it is read.
+pub(crate) type Keep = Box<dyn Fn(&[KeyRecord], &[(Partition, Offset)]) -> Result<(), KeySourceError> + Send>;
+
+impl KeyTopic {
+    /// Follows the topic from these offsets on, one for each partition, and hands everything to `keep`.
+    pub fn follow(
+        topic: SubjectKeyTopic,
+        from: Vec<Offset>,
+        patience: Duration,
+        keep: Keep,
+    ) -> Result<Self, KeySourceError> {
+        let read = Arc::new(Read {
+            next: from.iter().map(|next| AtomicU64::new(*next)).collect(),
+            ended: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            moved: Condvar::new(),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let (records, shared) = (topic.follow(&from), read.clone());
+        let thread = std::thread::Builder::new()
+            .name("subject-keys".to_owned())
+            .spawn(move || {
+                block_on(async {
+                    tokio::select! {
+                        end = take_all(records, &shared, &keep) => if let Err(e) = end {
+                            tracing::error!(error = %e, "the topic of subject keys is not followed any more");
+                        },
+                        _ = stopped => {}
+                    }
+                });
+                shared.ended.store(true, Ordering::Release);
+                shared.wake();
+            })
+            .map_err(|e| KeySourceError(e.to_string()))?;
+        Ok(Self {
+            topic,
+            partitions: u16::try_from(from.len()).unwrap_or(u16::MAX),
+            patience,
+            read,
+            stop: Mutex::new(Some(stop)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn partition(&self, subject: UserId) -> Partition {
+        subject.shard().partition(self.partitions)
+    }
+
+    /// Writes rows, all durable when this returns. Blocks.
+    pub fn write(&self, rows: &[(UserId, KeyRow)]) -> Result<(), KeySourceError> {
+        let written = rows
+            .iter()
+            .map(|(subject, (key, value))| self.topic.put(self.partition(*subject), key, value));
+        for answer in block_on(futures::future::join_all(written)) {
+            answer.map_err(|e| KeySourceError(format!("the topic of subject keys: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that the subject's partition holds now is in the store. Blocks.
+    pub fn wait_until_present(&self, subject: UserId) -> Result<(), KeySourceError> {
+        let partition = self.partition(subject);
+        let end = self.topic.end(partition).map_err(|e| failed(&e))?;
+        let Some(next) = self.read.next.get(usize::from(partition.0)) else {
+            return Err(KeySourceError(format!("there is no partition {partition}")));
+        };
+        let until = clock::monotonic() + self.patience;
+        let mut lock = self.read.lock.lock();
+        while next.load(Ordering::Acquire) < end {
+            let late = self.read.moved.wait_until(&mut lock, until).timed_out();
+            if late || self.read.ended.load(Ordering::Acquire) {
+                return Err(KeySourceError(
+                    "the topic of subject keys could not be read to its end in time".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KeyTopic {
+    fn drop(&mut self) {
+        drop(self.stop.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Read {
+    fn wake(&self) {
+        // With the lock held, so that nobody falls asleep between looking and waiting.
+        let _lock = self.lock.lock();
+        self.moved.notify_all();
+    }
+}
+
+type Records = futures::stream::BoxStream<'static, Result<KeyRecord, LogError>>;
+
+async fn take_all(records: Records, read: &Read, keep: &Keep) -> Result<(), KeySourceError> {
+    let mut ready = records.ready_chunks(BATCH);
+    while let Some(chunk) = ready.next().await {
+        let chunk: Vec<KeyRecord> = chunk
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| failed(&e))?;
+        let mut reached = std::collections::BTreeMap::new();
+        for record in &chunk {
+            reached.insert(record.partition, record.offset + 1);
+        }
+        let reached: Vec<_> = reached.into_iter().collect();
+        keep(&chunk, &reached)?;
+        for (partition, next) in reached {
+            if let Some(slot) = read.next.get(usize::from(partition.0)) {
+                slot.store(next, Ordering::Release);
+            }
+        }
+        read.wake();
+    }
+    Ok(())
+}
+
+fn failed(e: &LogError) -> KeySourceError {
+    KeySourceError(format!("the topic of subject keys: {e}"))
+}
