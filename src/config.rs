@@ -1,5 +1,6 @@
 //! Configuration of a node, from the command line, the environment and one TOML file.
 
+pub mod kafka;
 pub mod options;
 pub mod values;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub memtable_bytes: usize,
     /// How long after an erasure its last bytes may stay on disk.
     pub compaction_delay: Duration,
+    /// Where the log is in Kafka; it is in the data folder otherwise.
+    pub cluster: Option<kafka::Cluster>,
 }
 
 /// Why there is no configuration. Names the option and what to do; never holds a secret.

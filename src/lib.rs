@@ -1,6 +1,7 @@
 //! The server of Gatelog. See ARCHITECTURE.md for the way of the data.
 
 pub mod auth;
+pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod config;

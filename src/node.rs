@@ -10,12 +10,12 @@ use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::{Actor, tenant};
 use gatelog_events::ids::Partition;
-use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use gatelog_events::log::kafka::Membership;
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError, StoreOptions};
-use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
+use gatelog_projections::subject_keys::SubjectKeys;
 use uuid::Uuid;
 
 use crate::auth::keys::{KeyError, KeyRing};
@@ -24,11 +24,12 @@ use crate::auth::refresh::RefreshTokens;
 use crate::auth::secrets::{Secrets, SecretsError};
 use crate::auth::throttle::Throttle;
 use crate::auth::tokens::{TokenConfig, Tokens};
+use crate::backend::Backend;
 use crate::config::Config;
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
 use crate::writer::{
-    self, Claims, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer,
+    self, Claims, Command, Options, Owned, Parts, Request, Running, TakeoverError, WriteError, Writer,
 };
 
 /// Keys that a throttle remembers.
@@ -80,7 +81,8 @@ pub enum NodeError {
 
 /// The data of a node, opened for writing by this process alone.
 pub struct Data {
-    pub log: Arc<EmbeddedLog>,
+    pub backend: Backend,
+    pub log: Arc<dyn EventLog>,
     pub store: Arc<Store>,
     pub keys: Arc<SubjectKeys>,
     pub directory: Arc<Directory>,
@@ -102,11 +104,7 @@ impl Data {
                 source,
             })?;
         // The log comes first: it holds the lock on the directory.
-        let options = EmbeddedOptions {
-            partitions: config.partitions,
-            ..EmbeddedOptions::default()
-        };
-        let log = EmbeddedLog::open(&folders.log, options)?;
+        let backend = Backend::open(config, &folders.log)?;
         let secrets = Secrets::open(&folders.secrets, |name| std::env::var(name).ok())?;
         let directory = Arc::new(Directory::new(
             secrets.identifier_pepper.expose(),
@@ -119,12 +117,13 @@ impl Data {
                 memtable_bytes: config.memtable_bytes,
             },
         )?;
-        store.bind(&log.log_id().to_string())?;
+        store.bind(&backend.id(config)?)?;
         let master = MasterKey::new(*secrets.master_key.expose());
-        let keys = Arc::new(SubjectKeys::open(&folders.keys, master, CacheOptions::default())?);
+        let keys = Arc::new(backend.keys(config, &folders.keys, master)?);
         let projections = gatelog_projections::all::all(&directory);
         Ok(Self {
-            log,
+            log: backend.log(),
+            backend,
             store,
             keys,
             directory,
@@ -156,7 +155,9 @@ pub struct Node {
 /// What only the one who started a node may do: stop it.
 pub struct Started {
     pub node: Arc<Node>,
-    log: Arc<EmbeddedLog>,
+    backend: Backend,
+    /// Which partitions are this node's, where nodes share them out.
+    membership: Option<Membership>,
     store: Arc<Store>,
     running: Running,
     /// Counts erasures whose bytes may still be on disk.
@@ -175,11 +176,15 @@ impl Started {
             keys: data.keys.clone(),
             directory: data.directory.clone(),
             views: views.clone(),
-            max_record_bytes: EmbeddedOptions::default().max_record_bytes,
+            max_record_bytes: data.backend.max_record_bytes(&config),
             erasures: erasures_out,
             claims: Claims::alone(),
         });
-        let owned = (0..data.log.partitions()).map(Partition).collect();
+        // In a cluster nothing is ours before the group says so.
+        let owned = match &config.cluster {
+            None => (0..data.log.partitions()).map(Partition).collect(),
+            Some(_) => Owned::new(),
+        };
         let options = Options {
             queue: config.queue,
             policy: config.session,
@@ -193,7 +198,13 @@ impl Started {
         };
         let passwords = HashPool::start(config.pool.clone())?;
         let running = writer::start(parts.clone(), data.projections.clone(), options, owned)?;
-        seed(&running.writer, &config)?;
+        let membership = match (&data.backend, &config.cluster) {
+            (Backend::Kafka(log), Some(cluster)) => Some(log.join(&cluster.membership)?),
+            _ => None,
+        };
+        if membership.is_none() {
+            futures::executor::block_on(running.writer.submit(seed(&config)))?;
+        }
         let node = Arc::new(Node {
             log: data.log.clone(),
             keys: data.keys,
@@ -211,7 +222,8 @@ impl Started {
         });
         Ok(Self {
             node,
-            log: data.log,
+            backend: data.backend,
+            membership,
             store: data.store,
             running,
             erasures,
@@ -224,6 +236,8 @@ impl Started {
         tokio::select! {
             damage = self.scrub() => damage,
             () = self.flush_views() => LogError::Closed,
+            () = self.own_what_is_given() => LogError::Closed,
+            () = self.seed_at_last() => LogError::Closed,
             () = self.compact_after_erasures() => LogError::Closed,
         }
     }
@@ -259,9 +273,44 @@ impl Started {
         }
     }
 
+    /// Tells the writer what the group of nodes decides.
+    async fn own_what_is_given(&self) {
+        if let Some(membership) = &self.membership {
+            let mut owned = membership.owned();
+            loop {
+                let now = owned.borrow_and_update().clone();
+                self.node.writer.own(now).await;
+                if owned.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// In a cluster the first settings are written by whoever owns their partition.
+    async fn seed_at_last(&self) {
+        let config = &self.node.config;
+        while self.membership.is_some()
+            && self
+                .node
+                .views
+                .settings(&config.tenant)
+                .is_ok_and(|s| s.version == 0)
+        {
+            if let Err(e) = self.node.writer.submit(seed(config)).await {
+                tracing::debug!(error = %e, "the first settings are not written yet");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        std::future::pending().await
+    }
+
     /// The start checks the newest segments; the rest is checked here.
     async fn scrub(&self) -> LogError {
-        let log = self.log.clone();
+        let Some(log) = self.backend.embedded().cloned() else {
+            return std::future::pending().await;
+        };
         match tokio::task::spawn_blocking(move || log.scrub()).await {
             Ok(Err(damage)) => return damage,
             Ok(Ok(found)) => tracing::info!(records = found.records, "every byte of the log is as written"),
@@ -271,15 +320,19 @@ impl Started {
     }
 
     /// The log, as its own kind knows it.
-    pub fn log(&self) -> &EmbeddedLog {
-        &self.log
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 
     /// Finishes what was handed in, writes the views out, and closes the log as clean.
     pub async fn close(self) -> Result<(), LogError> {
+        // Others may take over at once.
+        if let Some(membership) = &self.membership {
+            membership.close().await;
+        }
         let running = self.running;
         let _ = tokio::task::spawn_blocking(move || running.stop()).await;
-        self.log.close().await
+        self.backend.close().await
     }
 }
 
@@ -298,9 +351,9 @@ pub enum CompactError {
     Keys(#[from] KeySourceError),
 }
 
-/// The settings with which a new data directory begins.
-fn seed(writer: &Writer, config: &Config) -> Result<(), WriteError> {
-    futures::executor::block_on(writer.submit(Request {
+/// The settings with which a new log begins; nothing happens where there are any.
+fn seed(config: &Config) -> Request {
+    Request {
         tenant: config.tenant.clone(),
         subject: Subject::Tenant,
         partition: None,
@@ -310,6 +363,5 @@ fn seed(writer: &Writer, config: &Config) -> Result<(), WriteError> {
         idempotency: None,
         time: None,
         after: None,
-    }))
-    .map(|_| ())
+    }
 }

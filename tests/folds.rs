@@ -11,7 +11,7 @@ use gatelog_events::domain::session::{Client, EndReason, FailureReason, LoginMet
 use gatelog_events::domain::{session, user};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{SessionId, UserId};
-use gatelog_events::log::{Entry, EventLog};
+use gatelog_events::log::Entry;
 use gatelog_projections::folder::{Folder, Member, Touched};
 use gatelog_projections::keys::{KeyKind, global};
 use gatelog_projections::store::{Store, StoreOptions, Table};

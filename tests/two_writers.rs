@@ -45,7 +45,7 @@ impl Shared {
             ..EmbeddedOptions::default()
         };
         Self {
-            log: EmbeddedLog::open(&dir.join("log"), options).unwrap(),
+            log: EmbeddedLog::open(dir.join("log"), options).unwrap(),
             keys: Arc::new(
                 SubjectKeys::open(
                     &dir.join("keys"),

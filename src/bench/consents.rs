@@ -6,7 +6,7 @@ use std::time::Duration;
 use gatelog_events::clock;
 use gatelog_events::ids::UserId;
 
-use super::log_bytes::RawLog;
+use super::log_bytes::{RawLog, embedded};
 use super::measure::{Series, Took, Watch};
 use super::report::{Figure, Section, Target};
 use super::world::{self, Scratch, World};
@@ -28,10 +28,13 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
     let mut results = Results::default();
     // The first pair warms up and is not counted.
     for n in 0..=options.repetitions {
-        let before = tokio::task::block_in_place(|| started.log().group_lengths())?.len();
+        let before = tokio::task::block_in_place(|| {
+            Ok::<_, BenchError>(embedded(started.backend())?.group_lengths()?)
+        })?
+        .len();
         let ours = change(&world, &users, n).await?;
         let (groups, bare) = tokio::task::block_in_place(|| {
-            let groups = started.log().group_lengths()?.split_off(before);
+            let groups = embedded(started.backend())?.group_lengths()?.split_off(before);
             let bare = raw.append(&groups, ours.amount)?;
             Ok::<_, BenchError>((groups, bare))
         })?;

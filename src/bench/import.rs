@@ -10,7 +10,7 @@ use gatelog_events::clock;
 use gatelog_projections::store::{Change, Store, StoreOptions, Table};
 
 use super::client::{Job, Load};
-use super::log_bytes::RawLog;
+use super::log_bytes::{RawLog, embedded};
 use super::measure::{Series, Took, Watch};
 use super::report::{Figure, Section, Target};
 use super::world::{self, PASSWORD_HASH, Scratch, World};
@@ -112,7 +112,7 @@ fn import(file: &Path, data_dir: &Path, users: usize) -> Result<Took, BenchError
 /// Appends what the log of `data_dir` holds, and beside it writes what its read models hold.
 fn raw(scratch: &Scratch, data_dir: &Path) -> Result<Took, BenchError> {
     let data = Data::open(&world::config(data_dir))?;
-    let groups = data.log.group_lengths()?;
+    let groups = embedded(&data.backend)?.group_lengths()?;
     let mut tables = Vec::new();
     for projection in &data.projections {
         if let Some(table) = data.store.active(projection.name()) {

@@ -4,8 +4,19 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gatelog_events::log::embedded::EmbeddedLog;
+
 use super::BenchError;
 use super::measure::{Took, Watch};
+use crate::backend::Backend;
+
+/// The log of a benchmark's node, which measures its groups.
+pub fn embedded(backend: &Backend) -> Result<&EmbeddedLog, BenchError> {
+    backend
+        .embedded()
+        .map(|log| log.as_ref())
+        .ok_or_else(|| BenchError::Ended("only the embedded log has groups".to_owned()))
+}
 
 /// A file that grows at its end, as a log does.
 pub struct RawLog {

@@ -77,7 +77,6 @@ fn fresh(dir: &Path, projections: &[Arc<dyn Projection>], partitions: u16) -> Re
 
 /// Folds the log once and keeps what is written, batch by batch; and how many events that were.
 fn record(dir: &Path, data: &Data) -> Result<(Vec<Batch>, u64), BenchError> {
-    use gatelog_events::log::EventLog;
     let partitions = data.log.partitions();
     let mut folder = fresh(dir, &data.projections, partitions)?;
     let keys: &dyn KeySource = data.keys.as_ref();
@@ -92,7 +91,7 @@ fn record(dir: &Path, data: &Data) -> Result<(Vec<Batch>, u64), BenchError> {
         batches.push(batch);
         Ok(())
     };
-    for entry in data.log.read_all(&[])? {
+    for entry in data.log.read_to_end(&[])? {
         let entry = entry?;
         folder.fold_entry(&entry, keys);
         touched.insert((entry.position.stream, entry.position.partition));
@@ -108,7 +107,6 @@ fn record(dir: &Path, data: &Data) -> Result<(Vec<Batch>, u64), BenchError> {
 }
 
 fn fold(dir: &Path, data: &Data, events: u64) -> Result<Took, BenchError> {
-    use gatelog_events::log::EventLog;
     let mut folder = fresh(dir, &data.projections, data.log.partitions())?;
     let watch = Watch::start();
     catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {})?;
@@ -117,7 +115,6 @@ fn fold(dir: &Path, data: &Data, events: u64) -> Result<Took, BenchError> {
 }
 
 fn write(dir: &Path, data: &Data, batches: &[Batch], events: u64) -> Result<Took, BenchError> {
-    use gatelog_events::log::EventLog;
     let folder = fresh(dir, &data.projections, data.log.partitions())?;
     let watch = Watch::start();
     for batch in batches {

@@ -89,6 +89,7 @@ pub fn config(data_dir: &Path) -> Config {
         cache_bytes: 128 << 20,
         memtable_bytes: 96 << 20,
         compaction_delay: Duration::from_secs(3600),
+        cluster: None,
     }
 }
 

@@ -11,7 +11,6 @@ use gatelog_events::domain::session::Activity;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Partition, Position, Stream, UserId};
-use gatelog_events::log::EventLog;
 use gatelog_events::log::fence::{Fence, Verdict};
 
 use super::replay::contains;

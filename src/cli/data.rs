@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use gatelog_events::directory::Directory;
 use gatelog_events::log::EventLog;
-use gatelog_events::log::embedded::EmbeddedLog;
 use gatelog_events::seal::MasterKey;
 use gatelog_projections::subject_keys::SubjectKeys;
 
 use super::{Failure, load};
 use crate::auth::secrets::Secrets;
+use crate::backend::Backend;
 use crate::config::Config;
 use crate::config::options::{Loaded, Sources};
 use crate::node::Folders;
@@ -56,15 +56,15 @@ impl Failure {
 }
 
 /// The log of a folder, for reading; another process may use it.
-pub fn read_log(config: &Config) -> Result<Arc<EmbeddedLog>, Failure> {
+pub fn read_log(config: &Config) -> Result<Arc<dyn EventLog>, Failure> {
     let log = Folders::under(&config.data_dir).log;
-    if !log.is_dir() {
+    if config.cluster.is_none() && !log.is_dir() {
         return Err(Failure::Usage(format!(
             "there is no Gatelog data in {}; name the folder with --data-dir",
             config.data_dir.display()
         )));
     }
-    Ok(EmbeddedLog::open_read_only(&log)?)
+    Ok(Backend::open_read_only(config, &log)?.log())
 }
 
 /// The node's secrets.

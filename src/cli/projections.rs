@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::Duration;
 
 use gatelog_events::ids::Stream;
-use gatelog_events::log::EventLog;
 use gatelog_projections::projection::Checkpoint;
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -36,7 +36,7 @@ impl From<CatchUpError> for Failure {
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = args.data.existing()?;
     let data = Data::open(&config)?;
-    let scrubbed = data.log.scrub()?;
+    let scrubbed = data.backend.scrub()?;
     let scratch = config.data_dir.join("verify.tmp");
     let report = fold_again(&data, &scratch, scrubbed.records);
     // It holds personal data, so it must not outlive the command.

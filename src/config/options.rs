@@ -12,7 +12,9 @@ use gatelog_events::ids::TenantId;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Addresses, Hidden, PasswordPolicy, Signing, Size, Span};
+use super::values::{
+    Addresses, Hidden, KafkaMechanism, KafkaSecurity, LogKind, PasswordPolicy, Signing, Size, Span,
+};
 use super::{Config, ConfigError};
 use crate::auth::pool::{Argon2Params, PoolConfig};
 use crate::auth::private_file;
@@ -77,8 +79,36 @@ options! {
     issuer: String, "GATELOG_ISSUER", [value_name = "URL"], format!("http://localhost:{}", listen.port());
     /// Whom access tokens are for [default: the issuer]
     audience: String, "GATELOG_AUDIENCE", [value_name = "NAME"], issuer.clone();
-    /// Partitions of the log; fixed when the data folder is created [default: 8]
-    partitions: u16, "GATELOG_PARTITIONS", [value_name = "N"], 8;
+    /// Where the event log is [default: embedded]
+    log: LogKind, "GATELOG_LOG", [], LogKind::Embedded;
+    /// Partitions of the log; fixed when it is created [default: 8, in Kafka 64]
+    partitions: u16, "GATELOG_PARTITIONS", [value_name = "N"], if log == LogKind::Kafka { 64 } else { 8 };
+    /// Kafka's brokers to begin with [default: localhost:9092]
+    kafka_bootstrap: String, "GATELOG_KAFKA_BOOTSTRAP", [value_name = "HOST:PORT,…"], "localhost:9092".to_owned();
+    /// What the names of all topics in Kafka begin with [default: gatelog.]
+    kafka_topic_prefix: String, "GATELOG_KAFKA_TOPIC_PREFIX", [value_name = "NAME"], "gatelog.".to_owned();
+    /// Copies of each record in Kafka [default: 3]
+    kafka_replication: u16, "GATELOG_KAFKA_REPLICATION", [value_name = "N"], 3;
+    /// Copies that must be there before a record counts as durable [default: 2, or the only one]
+    kafka_min_insync: u16, "GATELOG_KAFKA_MIN_INSYNC", [value_name = "N"], kafka_replication.min(2);
+    /// How connections to Kafka are protected [default: plaintext]
+    kafka_security: KafkaSecurity, "GATELOG_KAFKA_SECURITY", [], KafkaSecurity::Plaintext;
+    /// How a node proves to Kafka who it is [default: scram-sha-512]
+    kafka_sasl_mechanism: KafkaMechanism, "GATELOG_KAFKA_SASL_MECHANISM", [], KafkaMechanism::ScramSha512;
+    /// The user as whom a node connects to Kafka
+    kafka_sasl_username: String, "GATELOG_KAFKA_SASL_USERNAME", [value_name = "NAME"], String::new();
+    /// A private file (mode 0600) with that user's password
+    kafka_sasl_password_file: PathBuf, "GATELOG_KAFKA_SASL_PASSWORD_FILE", [value_name = "FILE"], PathBuf::new();
+    /// Certificates (PEM) that vouch for Kafka's brokers; without it the system's do
+    kafka_ca_file: PathBuf, "GATELOG_KAFKA_CA_FILE", [value_name = "FILE"], PathBuf::new();
+    /// How long Kafka may take to make a write durable; then it is answered with 503 [default: 5s]
+    kafka_delivery_timeout: Span, "GATELOG_KAFKA_DELIVERY_TIMEOUT", [value_name = "TIME"], Span::seconds(5);
+    /// How long a node may be silent before others write its partitions [default: 10s]
+    kafka_session_timeout: Span, "GATELOG_KAFKA_SESSION_TIMEOUT", [value_name = "TIME"], Span::seconds(10);
+    /// How long Kafka keeps the activity stream; never shorter than a session [default: 400d]
+    kafka_activity_retention: Span, "GATELOG_KAFKA_ACTIVITY_RETENTION", [value_name = "TIME"], Span::seconds(400 * DAY);
+    /// How long after an erasure Kafka may still hold the destroyed key [default: 1d]
+    kafka_key_compaction_lag: Span, "GATELOG_KAFKA_KEY_COMPACTION_LAG", [value_name = "TIME"], Span::seconds(DAY);
     /// Listen beyond this machine without encryption
     allow_plain_http: bool, "GATELOG_ALLOW_PLAIN_HTTP", [num_args = 0..=1, default_missing_value = "true", value_name = "BOOL"], false;
     /// Proxies whose X-Forwarded-For is believed, separated by commas
@@ -232,7 +262,7 @@ pub fn read_key(path: &Path) -> Result<SecretString, ConfigError> {
 }
 
 /// Checks that a value lies between two others, both included.
-fn within<T: PartialOrd + Display>(
+pub(super) fn within<T: PartialOrd + Display>(
     option: &'static str,
     value: T,
     least: T,
@@ -258,7 +288,9 @@ impl Effective {
         self.check_sessions()?;
         self.check_hashing()?;
         self.check_resources()?;
-        Ok(self.config(bootstrap_api_key))
+        let mut config = self.config(bootstrap_api_key);
+        config.cluster = super::kafka::cluster(self)?;
+        Ok(config)
     }
 
     fn check_network(&self) -> Result<(), ConfigError> {
@@ -433,6 +465,7 @@ impl Effective {
             cache_bytes: self.cache_bytes.0,
             memtable_bytes: self.memtable_bytes.0,
             compaction_delay: self.compaction_delay.0,
+            cluster: None,
         }
     }
 }
@@ -451,139 +484,4 @@ impl Loaded {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(file: &str) -> Result<Loaded, ConfigError> {
-        load_with(file, &[], &[])
-    }
-
-    fn load_with(file: &str, flags: &[&str], env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        use clap::{Args, FromArgMatches};
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("gatelog.toml");
-        std::fs::write(&path, file).unwrap();
-        let command = Sources::augment_args(clap::Command::new("t"));
-        let matches = command.try_get_matches_from([&["t"], flags].concat()).unwrap();
-        let mut sources = Sources::from_arg_matches(&matches).unwrap();
-        sources.config = Some(path);
-        sources.load(|name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
-    }
-
-    #[test]
-    fn names_in_the_environment_follow_from_the_options() {
-        for (name, env) in NAMES {
-            assert_eq!(*env, format!("GATELOG_{}", name.to_uppercase()));
-        }
-    }
-
-    #[test]
-    fn defaults_are_safe_and_complete() {
-        let loaded = load("").unwrap();
-        let c = &loaded.config;
-        assert!(c.listen.ip().is_loopback());
-        assert_eq!(c.issuer, "http://localhost:8080");
-        assert_eq!(c.audience, c.issuer);
-        assert!(c.bootstrap_api_key.is_none());
-        assert_eq!(c.session, session::Policy::default());
-        assert_eq!(c.account_limits, Limits::ACCOUNT);
-        assert_eq!(c.network_limits, Limits::NETWORK);
-        assert_eq!(c.pool.params, Argon2Params::default());
-        // What is printed can be read again, and says the same.
-        let printed = loaded.to_toml().unwrap();
-        assert_eq!(load(&printed).unwrap().to_toml().unwrap(), printed);
-    }
-
-    #[test]
-    fn flags_come_before_the_file() {
-        let loaded = load_with("partitions = 4\nqueue = 100", &["--partitions", "3"], &[]).unwrap();
-        assert_eq!((loaded.config.partitions, loaded.config.queue), (3, 100));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_by_name() {
-        for (file, expected) in [
-            ("lissten = \"x\"", "lissten"),
-            ("partitions = 0", "partitions is 0, but it must be from 1 to 1024"),
-            ("partitions = \"many\"", "line 1"),
-            (
-                "\naccess_token_lifetime = \"15\"",
-                "line 2: expected a length of time",
-            ),
-            (
-                "session_idle = \"60d\"",
-                "session_idle is 60d, but it must be from 1m to 30d",
-            ),
-            ("lock_after = 1000", "lock_after"),
-            ("argon2_memory = \"1MiB\"", "argon2_memory"),
-            ("argon2_iterations = 1", "at least 2 with 19MiB"),
-            ("listen = \"0.0.0.0:8080\"", "--allow-plain-http"),
-            ("issuer = \"login.example.com\"", "issuer"),
-            ("issuer = \"https://login.example.com/\"", "issuer"),
-            ("audience = \" \"", "audience"),
-            ("max_body_bytes = \"8MiB\"", "max_body_bytes"),
-            ("log_level = \"loud\"", "expected a level"),
-            ("password_policy = \"none\"", "nist-4"),
-            ("trusted_proxies = [\"proxy\"]", "IP addresses"),
-        ] {
-            let message = load(file).unwrap_err().to_string();
-            assert!(message.contains(expected), "{file}: {message}");
-        }
-    }
-
-    #[test]
-    fn listening_beyond_this_machine_needs_a_word() {
-        let listen = "listen = \"0.0.0.0:8080\"\n";
-        assert!(load(&format!("{listen}allow_plain_http = true")).is_ok());
-        assert!(load(&format!("{listen}trusted_proxies = [\"10.0.0.1\"]")).is_ok());
-        assert!(load_with(listen, &["--allow-plain-http"], &[]).is_ok());
-        assert!(load(listen).is_err());
-    }
-
-    #[test]
-    fn the_bootstrap_key_comes_from_one_place_and_is_never_shown() {
-        let secret = "file-0123456789";
-        let file = format!("bootstrap_api_key = \"{secret}\"");
-        let key = |l: &Loaded| {
-            l.config
-                .bootstrap_api_key
-                .clone()
-                .unwrap()
-                .expose_secret()
-                .to_owned()
-        };
-        let from_file = load(&file).unwrap();
-        assert_eq!(key(&from_file), secret);
-        assert!(!format!("{from_file:?}{}", from_file.to_toml().unwrap()).contains(secret));
-        let from_env = load_with(&file, &[], &[(BOOTSTRAP_KEY, "env-0123456789")]).unwrap();
-        assert_eq!(key(&from_env), "env-0123456789");
-
-        let both = format!("{file}\nbootstrap_api_key_file = \"k\"");
-        assert!(matches!(load(&both), Err(ConfigError::TwoBootstrapKeys)));
-        let message = load_with("", &[], &[(BOOTSTRAP_KEY, "hunter2")])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains(BOOTSTRAP_KEY) && !message.contains("hunter2"),
-            "{message}"
-        );
-        let message = load("bootstrap_api_keyy = \"hunter2hunter2\"")
-            .unwrap_err()
-            .to_string();
-        assert!(!message.contains("hunter2"), "{message}");
-    }
-
-    #[test]
-    fn a_key_file_must_be_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        let file = format!("bootstrap_api_key_file = {path:?}");
-        let mode = |m| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(m)).unwrap();
-        mode(0o644);
-        assert!(load(&file).unwrap_err().to_string().contains("chmod 600"));
-        mode(0o600);
-        assert!(load(&file).is_ok());
-    }
-}
+mod tests;

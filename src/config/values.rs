@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use gatelog_events::log::kafka::SaslMechanism;
 use secrecy::SecretString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -211,6 +212,56 @@ impl From<Signing> for SigningAlgorithm {
         match signing {
             Signing::EdDsa => SigningAlgorithm::EdDsa,
             Signing::Es256 => SigningAlgorithm::Es256,
+        }
+    }
+}
+
+/// Where the event log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// In the data folder, for one node.
+    Embedded,
+    /// In Apache Kafka, for any number of nodes.
+    Kafka,
+}
+
+/// How connections to Kafka are protected: its `security.protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KafkaSecurity {
+    /// Neither encrypted nor authenticated
+    Plaintext,
+    /// TLS
+    Ssl,
+    /// A user, but no encryption
+    #[value(name = "sasl_plaintext")]
+    SaslPlaintext,
+    /// TLS and a user
+    #[value(name = "sasl_ssl")]
+    SaslSsl,
+}
+
+/// How a node proves to Kafka who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KafkaMechanism {
+    /// The password crosses the connection
+    Plain,
+    #[value(name = "scram-sha-256")]
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    #[value(name = "scram-sha-512")]
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+impl From<KafkaMechanism> for SaslMechanism {
+    fn from(mechanism: KafkaMechanism) -> Self {
+        match mechanism {
+            KafkaMechanism::Plain => SaslMechanism::Plain,
+            KafkaMechanism::ScramSha256 => SaslMechanism::ScramSha256,
+            KafkaMechanism::ScramSha512 => SaslMechanism::ScramSha512,
         }
     }
 }

@@ -1,0 +1,167 @@
+//! The log that a node was told to use: in the data folder, or in Kafka.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use gatelog_events::ids::{Partition, Stream};
+use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use gatelog_events::log::kafka::KafkaLog;
+use gatelog_events::log::{EventLog, LogError};
+use gatelog_events::seal::{KeySourceError, MasterKey};
+use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
+use tokio::runtime::{Handle, Runtime};
+
+use crate::config::Config;
+use crate::config::kafka::Cluster;
+
+/// See the module.
+#[derive(Clone)]
+pub enum Backend {
+    Embedded(Arc<EmbeddedLog>),
+    Kafka(Arc<KafkaLog>),
+}
+
+/// What a check of every byte found intact.
+#[derive(Debug, Clone, Copy)]
+pub struct Intact {
+    pub records: u64,
+    /// Bytes that were checked here; none of Kafka, which checks its own.
+    pub bytes: u64,
+}
+
+impl Backend {
+    /// Opens the log for writing, or creates it. Blocks.
+    pub fn open(config: &Config, folder: &Path) -> Result<Self, LogError> {
+        match &config.cluster {
+            None => {
+                let options = EmbeddedOptions {
+                    partitions: config.partitions,
+                    ..EmbeddedOptions::default()
+                };
+                Ok(Self::Embedded(EmbeddedLog::open(folder, options)?))
+            }
+            Some(cluster) => Self::connect(cluster),
+        }
+    }
+
+    /// Opens the log for reading, while others may write it. Blocks.
+    pub fn open_read_only(config: &Config, folder: &Path) -> Result<Self, LogError> {
+        match &config.cluster {
+            None => Ok(Self::Embedded(EmbeddedLog::open_read_only(folder)?)),
+            Some(cluster) => Self::connect(cluster),
+        }
+    }
+
+    fn connect(cluster: &Cluster) -> Result<Self, LogError> {
+        let log = runtime()?.block_on(KafkaLog::open(cluster.kafka.clone()))?;
+        Ok(Self::Kafka(log))
+    }
+
+    pub fn log(&self) -> Arc<dyn EventLog> {
+        match self {
+            Self::Embedded(log) => log.clone(),
+            Self::Kafka(log) => log.clone(),
+        }
+    }
+
+    pub fn embedded(&self) -> Option<&Arc<EmbeddedLog>> {
+        match self {
+            Self::Embedded(log) => Some(log),
+            Self::Kafka(_) => None,
+        }
+    }
+
+    /// What tells this log from every other, so that read models are not served over another one.
+    pub fn id(&self, config: &Config) -> Result<String, LogError> {
+        match (self, &config.cluster) {
+            (Self::Embedded(log), _) => Ok(log.log_id().to_string()),
+            (Self::Kafka(log), cluster) => {
+                let id = log.cluster_id().ok_or(LogError::Closed)?;
+                let prefix = cluster.as_ref().map_or("", |c| c.kafka.topic_prefix.as_str());
+                Ok(format!("kafka:{id}:{prefix}"))
+            }
+        }
+    }
+
+    /// Largest value of a record in bytes.
+    pub fn max_record_bytes(&self, config: &Config) -> usize {
+        match &config.cluster {
+            None => EmbeddedOptions::default().max_record_bytes,
+            Some(cluster) => cluster.kafka.max_record_bytes,
+        }
+    }
+
+    /// The keys of subjects: in `folder` alone, or there as a copy of those that nodes share. Blocks.
+    pub fn keys(
+        &self,
+        config: &Config,
+        folder: &Path,
+        master: MasterKey,
+    ) -> Result<SubjectKeys, KeySourceError> {
+        let cache = CacheOptions::default();
+        match (self, &config.cluster) {
+            (Self::Kafka(log), Some(cluster)) => {
+                let topic = (log.subject_keys(), log.partitions());
+                SubjectKeys::open_shared(folder, master, cache, topic, cluster.kafka.request_timeout)
+            }
+            _ => SubjectKeys::open(folder, master, cache),
+        }
+    }
+
+    /// Checks every byte that was not checked at the start. Blocks.
+    pub fn scrub(&self) -> Result<Intact, LogError> {
+        match self {
+            Self::Embedded(log) => {
+                let found = log.scrub()?;
+                Ok(Intact {
+                    records: found.records,
+                    bytes: found.bytes,
+                })
+            }
+            Self::Kafka(log) => {
+                let mut records = 0;
+                for stream in Stream::ALL {
+                    for partition in (0..log.partitions()).map(Partition) {
+                        records += futures::executor::block_on(log.end(stream, partition))?;
+                    }
+                }
+                Ok(Intact { records, bytes: 0 })
+            }
+        }
+    }
+
+    /// Writes what is queued and ends the log.
+    pub async fn close(&self) -> Result<(), LogError> {
+        match self {
+            Self::Embedded(log) => log.close().await,
+            Self::Kafka(log) => {
+                log.close().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The runtime of this thread, or one for commands that have none. Lives as long as the process.
+fn runtime() -> Result<Handle, LogError> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    if let Ok(handle) = Handle::try_current() {
+        return Ok(handle);
+    }
+    let made = RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .enable_all()
+            .worker_threads(1)
+            .build()
+            .map_err(|e| e.to_string())
+    });
+    match made {
+        Ok(runtime) => Ok(runtime.handle().clone()),
+        Err(e) => Err(LogError::Io {
+            place: "the runtime".to_owned(),
+            source: Arc::new(std::io::Error::other(e.clone())),
+        }),
+    }
+}

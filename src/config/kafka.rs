@@ -1,0 +1,113 @@
+//! Options of a log in Kafka, checked and put together.
+
+use std::path::PathBuf;
+
+use gatelog_events::log::kafka::{KafkaConfig, MembershipOptions, Sasl, Secret, Security};
+
+use super::ConfigError;
+use super::options::{Effective, within};
+use super::values::{KafkaSecurity, LogKind, Span};
+use crate::auth::private_file;
+
+/// The log in Kafka, and the group of nodes that write it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub kafka: KafkaConfig,
+    pub membership: MembershipOptions,
+}
+
+/// What the options say of Kafka, if the log is there.
+pub(super) fn cluster(options: &Effective) -> Result<Option<Cluster>, ConfigError> {
+    if options.log == LogKind::Embedded {
+        return Ok(None);
+    }
+    let (least, most) = (Span::seconds(1), Span::seconds(60));
+    within(
+        "kafka_delivery_timeout",
+        options.kafka_delivery_timeout,
+        least,
+        most,
+    )?;
+    let most = Span::seconds(300);
+    within(
+        "kafka_session_timeout",
+        options.kafka_session_timeout,
+        least,
+        most,
+    )?;
+    if options.kafka_activity_retention < options.session_lifetime {
+        return Err(ConfigError::Bounds {
+            option: "kafka_activity_retention",
+            is: options.kafka_activity_retention.to_string(),
+            must: format!("at least session_lifetime, {}", options.session_lifetime),
+        });
+    }
+    let kafka = KafkaConfig {
+        bootstrap_servers: options.kafka_bootstrap.clone(),
+        topic_prefix: options.kafka_topic_prefix.clone(),
+        partitions: options.partitions,
+        replication_factor: options.kafka_replication,
+        min_insync_replicas: options.kafka_min_insync,
+        activity_retention: options.kafka_activity_retention.0,
+        key_compaction_lag: options.kafka_key_compaction_lag.0,
+        security: security(options)?,
+        delivery_timeout: options.kafka_delivery_timeout.0,
+        ..KafkaConfig::default()
+    };
+    let membership = MembershipOptions {
+        // Stores of other prefixes in the same cluster are other groups.
+        group: match options.kafka_topic_prefix.as_str() {
+            "gatelog." => MembershipOptions::default().group,
+            prefix => format!("{prefix}writers"),
+        },
+        session_timeout: options.kafka_session_timeout.0,
+    };
+    Ok(Some(Cluster { kafka, membership }))
+}
+
+fn security(options: &Effective) -> Result<Security, ConfigError> {
+    let ca = given(&options.kafka_ca_file);
+    Ok(match options.kafka_security {
+        KafkaSecurity::Plaintext => Security::Plaintext,
+        KafkaSecurity::Ssl => Security::Ssl { ca },
+        KafkaSecurity::SaslPlaintext => Security::SaslPlaintext { sasl: sasl(options)? },
+        KafkaSecurity::SaslSsl => Security::SaslSsl {
+            sasl: sasl(options)?,
+            ca,
+        },
+    })
+}
+
+fn sasl(options: &Effective) -> Result<Sasl, ConfigError> {
+    let missing = |option, must: &str| ConfigError::Bounds {
+        option,
+        is: "missing".to_owned(),
+        must: format!("{must}, because kafka_security asks for a user"),
+    };
+    if options.kafka_sasl_username.is_empty() {
+        return Err(missing("kafka_sasl_username", "a name"));
+    }
+    let Some(file) = given(&options.kafka_sasl_password_file) else {
+        return Err(missing("kafka_sasl_password_file", "a private file"));
+    };
+    let bytes = private_file::read(&file)?;
+    let password = std::str::from_utf8(&bytes)
+        .unwrap_or_default()
+        .trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(missing(
+            "kafka_sasl_password_file",
+            "a file that holds a password",
+        ));
+    }
+    Ok(Sasl {
+        mechanism: options.kafka_sasl_mechanism.into(),
+        user: options.kafka_sasl_username.clone(),
+        password: Secret::new(password),
+    })
+}
+
+/// A path, unless it is left empty.
+fn given(path: &std::path::Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
