@@ -131,6 +131,11 @@ impl Backend {
         }
     }
 
+    /// As [`close`](Self::close), for commands. Blocks.
+    pub fn close_now(&self) -> Result<(), LogError> {
+        runtime()?.block_on(self.close())
+    }
+
     /// Writes what is queued and ends the log.
     pub async fn close(&self) -> Result<(), LogError> {
         match self {

@@ -35,11 +35,24 @@ pub fn recorder() -> &'static PrometheusHandle {
 }
 
 fn describe() {
-    use metrics::{Unit, describe_gauge, describe_histogram};
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_histogram!(
         "gatelog_http_request_duration_seconds",
         Unit::Seconds,
         "Requests by method, route and status, and how long they took."
+    );
+    describe_histogram!(
+        "gatelog_commit_duration_seconds",
+        Unit::Seconds,
+        "From the decision on a command until it is durable, folded and answered."
+    );
+    describe_gauge!(
+        "gatelog_owned_partitions",
+        "Partitions that this node writes, of each stream."
+    );
+    describe_counter!(
+        "gatelog_rebalances_total",
+        "How often the nodes shared the partitions out anew."
     );
     describe_gauge!(
         "gatelog_projection_lag_records",
