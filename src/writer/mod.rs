@@ -56,7 +56,7 @@ pub enum Command {
 pub struct Idempotency {
     /// Derived from caller, operation and the caller's key.
     pub commit_id: CommitId,
-    /// What was asked, to notice another request under the same key. Only a tag of it is kept.
+    /// A digest of what was asked, to notice another request under the same key. Only a tag of it is kept.
     pub request: Arc<[u8]>,
 }
 
