@@ -88,6 +88,7 @@ pub fn config(data_dir: &Path) -> Config {
         max_body_bytes: 65_536,
         cache_bytes: 128 << 20,
         memtable_bytes: 96 << 20,
+        cluster: None,
         compaction_delay: Duration::from_secs(3600),
     }
 }

@@ -54,7 +54,9 @@ pub struct ClusterSecret(Arc<Zeroizing<Vec<u8>>>);
 
 /// A text is not a secret of a cluster. The text itself is never part of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected at least 32 bytes in hexadecimal or base64, the same for all nodes; `openssl rand -hex 32` makes them")]
+#[error(
+    "expected at least 32 bytes in hexadecimal or base64, the same for all nodes; `openssl rand -hex 32` makes them"
+)]
 pub struct InvalidClusterSecret;
 
 impl ClusterSecret {

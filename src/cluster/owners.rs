@@ -60,7 +60,11 @@ impl FromStr for NodeUrl {
             && !text.ends_with('/')
             && url.query().is_none()
             && url.fragment().is_none();
-        if bare { Ok(Self(text.into())) } else { Err(InvalidNodeUrl) }
+        if bare {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidNodeUrl)
+        }
     }
 }
 
@@ -150,7 +154,10 @@ impl Owners {
     pub fn learn(&self, stream: Stream, partition: Partition, epoch: Offset, value: &[u8]) {
         {
             let mut of = self.of.write();
-            if of.get(&(stream, partition)).is_some_and(|known| known.epoch >= epoch) {
+            if of
+                .get(&(stream, partition))
+                .is_some_and(|known| known.epoch >= epoch)
+            {
                 return;
             }
             let address = ClaimNote::read(value);
@@ -232,13 +239,19 @@ mod tests {
     fn the_note_is_frozen() {
         let text = r#"{"node":"00000000-0000-0000-0000-000000000001","url":"http://node-1:8080"}"#;
         assert_eq!(note(1).to_bytes(), text.as_bytes());
-        let newer = r#"{"node":"00000000-0000-0000-0000-000000000001","url":"http://node-1:8080","zone":"a"}"#;
+        let newer =
+            r#"{"node":"00000000-0000-0000-0000-000000000001","url":"http://node-1:8080","zone":"a"}"#;
         assert_eq!(ClaimNote::read(newer.as_bytes()).unwrap().url, note(1).url);
     }
 
     #[test]
     fn urls_of_nodes() {
-        for text in ["http://gatelog-1:8080", "https://10.0.0.1", "http://[::1]:80", " http://a "] {
+        for text in [
+            "http://gatelog-1:8080",
+            "https://10.0.0.1",
+            "http://[::1]:80",
+            " http://a ",
+        ] {
             assert!(text.parse::<NodeUrl>().is_ok(), "{text}");
         }
         for text in [

@@ -24,7 +24,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 const SHOWN: [(Stream, &[&str]); 2] = [
     (
         Stream::Identity,
-        &[users::NAME, identifiers::NAME, settings::NAME, logins::NAME, answers::NAME],
+        &[
+            users::NAME,
+            identifiers::NAME,
+            settings::NAME,
+            logins::NAME,
+            answers::NAME,
+        ],
     ),
     (Stream::Activity, &[sessions::NAME, answers::NAME]),
 ];
@@ -154,6 +160,11 @@ impl Router {
         self.here.writer.room()
     }
 
+    /// This node's own part of it.
+    pub fn here(&self) -> &Here {
+        &self.here
+    }
+
     async fn route(&self, forwarder: &Forwarder, request: Request) -> Result<Outcome, WriteError> {
         let place = place(&request, &self.directory, self.partitions)?;
         let mut attempt = Attempt {
@@ -224,7 +235,10 @@ impl Router {
     /// who just defined a purpose on this node may use it at once.
     fn seen_settings(&self, tenant: &TenantId) -> Option<Position> {
         let partition = self.directory.tenant_shard(tenant).partition(self.partitions);
-        let next = self.here.views.next(settings::NAME, Stream::Identity, partition)?;
+        let next = self
+            .here
+            .views
+            .next(settings::NAME, Stream::Identity, partition)?;
         Some(Position {
             stream: Stream::Identity,
             partition,

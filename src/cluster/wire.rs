@@ -190,7 +190,11 @@ pub fn decode_command(bytes: &[u8]) -> Result<Received, Refused> {
         None => None,
         Some(i) => Some(Idempotency {
             commit_id: i.commit_id,
-            request: Arc::from(URL_SAFE_NO_PAD.decode(i.request).map_err(|_| Refused::Malformed)?),
+            request: Arc::from(
+                URL_SAFE_NO_PAD
+                    .decode(i.request)
+                    .map_err(|_| Refused::Malformed)?,
+            ),
         }),
     };
     Ok(Received {

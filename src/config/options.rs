@@ -12,14 +12,16 @@ use gatelog_events::ids::TenantId;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Addresses, Hidden, PasswordPolicy, Signing, Size, Span};
+use super::values::{Addresses, Advertise, Hidden, PasswordPolicy, Signing, Size, Span};
 use super::{Config, ConfigError};
 use crate::auth::pool::{Argon2Params, PoolConfig};
 use crate::auth::private_file;
 use crate::auth::throttle::Limits;
+use crate::cluster::{ClusterConfig, ClusterSecret};
 use crate::telemetry::{LogFormat, LogLevel};
 
 const BOOTSTRAP_KEY: &str = "GATELOG_BOOTSTRAP_API_KEY";
+const CLUSTER_SECRET: &str = "GATELOG_CLUSTER_SECRET";
 
 /// Declares the options. A default may use the options above it.
 macro_rules! options {
@@ -38,6 +40,12 @@ macro_rules! options {
             /// A private file (mode 0600) with an API key that has all scopes
             #[arg(long, env = "GATELOG_BOOTSTRAP_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
             pub bootstrap_api_key_file: Option<PathBuf>,
+            /// In the file only; in the environment it is `GATELOG_CLUSTER_SECRET`. A flag would show in `ps`.
+            #[arg(skip)]
+            pub cluster_secret: Option<Hidden>,
+            /// A private file (mode 0600) with the secret by which the nodes of a cluster know each other
+            #[arg(long, env = "GATELOG_CLUSTER_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+            pub cluster_secret_file: Option<PathBuf>,
         }
 
         /// The options as they hold, without secrets. Written as TOML it is a configuration file.
@@ -53,6 +61,8 @@ macro_rules! options {
                     $($name: self.$name.or(below.$name),)+
                     bootstrap_api_key: self.bootstrap_api_key.or(below.bootstrap_api_key),
                     bootstrap_api_key_file: self.bootstrap_api_key_file.or(below.bootstrap_api_key_file),
+                    cluster_secret: self.cluster_secret.or(below.cluster_secret),
+                    cluster_secret_file: self.cluster_secret_file.or(below.cluster_secret_file),
                 }
             }
 
@@ -133,6 +143,12 @@ options! {
     memtable_bytes: Size, "GATELOG_MEMTABLE_BYTES", [value_name = "SIZE"], Size(96 << 20);
     /// How long after an erasure its last bytes may stay on disk [default: 1h]
     compaction_delay: Span, "GATELOG_COMPACTION_DELAY", [value_name = "TIME"], Span::seconds(3600);
+    /// URL at which the other nodes of the cluster reach this one, without path [default: they cannot]
+    node_advertise: Advertise, "GATELOG_NODE_ADVERTISE", [value_name = "URL"], Advertise::default();
+    /// Longest time that a command may take on its way to the node that writes it and back [default: 10s]
+    forward_timeout: Span, "GATELOG_FORWARD_TIMEOUT", [value_name = "TIME"], Span::seconds(10);
+    /// Longest wait until what another node wrote can be read on this one, before its sender is answered [default: 2s]
+    forward_view_wait: Span, "GATELOG_FORWARD_VIEW_WAIT", [value_name = "TIME"], Span::seconds(2);
     /// Form of log lines [default: text]
     log_format: LogFormat, "GATELOG_LOG_FORMAT", [], LogFormat::Text;
     /// What is logged: a level, or directives such as info,gatelog::http=debug [default: info]
@@ -171,22 +187,35 @@ impl Sources {
             None => Options::default(),
         };
         let mut above = self.options;
-        above.bootstrap_api_key = env(BOOTSTRAP_KEY)
-            .map(|text| zeroize::Zeroizing::new(text).parse::<Hidden>())
-            .transpose()
-            .map_err(|e| ConfigError::Environment {
-                variable: BOOTSTRAP_KEY,
-                what: e.to_string(),
-            })?;
+        above.bootstrap_api_key = hidden(BOOTSTRAP_KEY, &env)?;
+        above.cluster_secret = hidden(CLUSTER_SECRET, &env)?;
         // A source that names the key at all overrules those below, whichever way they name it.
         let bootstrap_api_key = match above.bootstrap_key()? {
             Some(key) => Some(key),
             None => file.bootstrap_key()?,
         };
+        let cluster_secret = match above.cluster_secret()? {
+            Some(secret) => Some(secret),
+            None => file.cluster_secret()?,
+        };
         let effective = above.or(file).effective();
-        let config = effective.check(bootstrap_api_key)?;
+        let config = effective.check(bootstrap_api_key, cluster_secret)?;
         Ok(Loaded { config, effective })
     }
+}
+
+/// A secret from the environment.
+fn hidden(
+    variable: &'static str,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<Hidden>, ConfigError> {
+    let text = env(variable).map(zeroize::Zeroizing::new);
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(|e: super::values::Expected| ConfigError::Environment {
+            variable,
+            what: e.to_string(),
+        })
 }
 
 fn read_file(path: &Path) -> Result<Options, ConfigError> {
@@ -212,6 +241,21 @@ impl Options {
             (None, Some(path)) => read_key(path).map(Some),
             (None, None) => Ok(None),
         }
+    }
+
+    fn cluster_secret(&self) -> Result<Option<ClusterSecret>, ConfigError> {
+        let (option, text) = match (&self.cluster_secret, &self.cluster_secret_file) {
+            (Some(_), Some(_)) => return Err(ConfigError::TwoClusterSecrets),
+            (None, None) => return Ok(None),
+            (Some(secret), None) => {
+                let text = zeroize::Zeroizing::new(secret.0.expose_secret().as_bytes().to_vec());
+                ("cluster_secret", text)
+            }
+            (None, Some(path)) => ("cluster_secret_file", private_file::read(path)?),
+        };
+        ClusterSecret::parse(&text)
+            .map(Some)
+            .map_err(|e| ConfigError::ClusterSecret { option, error: e })
     }
 }
 
@@ -253,12 +297,36 @@ const HOUR: u64 = 3600;
 const DAY: u64 = 86_400;
 
 impl Effective {
-    fn check(&self, bootstrap_api_key: Option<SecretString>) -> Result<Config, ConfigError> {
+    fn check(
+        &self,
+        bootstrap_api_key: Option<SecretString>,
+        cluster_secret: Option<ClusterSecret>,
+    ) -> Result<Config, ConfigError> {
         self.check_network()?;
+        self.check_cluster(cluster_secret.is_some())?;
         self.check_sessions()?;
         self.check_hashing()?;
         self.check_resources()?;
-        Ok(self.config(bootstrap_api_key))
+        Ok(self.config(bootstrap_api_key, cluster_secret))
+    }
+
+    fn check_cluster(&self, has_secret: bool) -> Result<(), ConfigError> {
+        if self.node_advertise.0.is_some() && !has_secret {
+            return Err(ConfigError::NoClusterSecret);
+        }
+        // A request ends after 30 s, and its answer takes a moment too.
+        within(
+            "forward_timeout",
+            self.forward_timeout,
+            Span(Duration::from_millis(100)),
+            Span::seconds(25),
+        )?;
+        within(
+            "forward_view_wait",
+            self.forward_view_wait,
+            Span::seconds(0),
+            Span::seconds(10),
+        )
     }
 
     fn check_network(&self) -> Result<(), ConfigError> {
@@ -385,7 +453,11 @@ impl Effective {
         )
     }
 
-    fn config(&self, bootstrap_api_key: Option<SecretString>) -> Config {
+    fn config(
+        &self,
+        bootstrap_api_key: Option<SecretString>,
+        cluster_secret: Option<ClusterSecret>,
+    ) -> Config {
         Config {
             listen: self.listen,
             data_dir: self.data_dir.clone(),
@@ -433,6 +505,12 @@ impl Effective {
             cache_bytes: self.cache_bytes.0,
             memtable_bytes: self.memtable_bytes.0,
             compaction_delay: self.compaction_delay.0,
+            cluster: cluster_secret.map(|secret| ClusterConfig {
+                secret,
+                advertise: self.node_advertise.0.clone(),
+                forward_timeout: self.forward_timeout.0,
+                view_wait: self.forward_view_wait.0,
+            }),
         }
     }
 }
@@ -446,144 +524,13 @@ impl Loaded {
             None => "# bootstrap_api_key is not set\n",
             Some(_) => "# bootstrap_api_key is set (not shown)\n",
         });
+        text.push_str(match &self.config.cluster {
+            None => "# cluster_secret is not set\n",
+            Some(_) => "# cluster_secret is set (not shown)\n",
+        });
         Ok(text)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(file: &str) -> Result<Loaded, ConfigError> {
-        load_with(file, &[], &[])
-    }
-
-    fn load_with(file: &str, flags: &[&str], env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        use clap::{Args, FromArgMatches};
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("gatelog.toml");
-        std::fs::write(&path, file).unwrap();
-        let command = Sources::augment_args(clap::Command::new("t"));
-        let matches = command.try_get_matches_from([&["t"], flags].concat()).unwrap();
-        let mut sources = Sources::from_arg_matches(&matches).unwrap();
-        sources.config = Some(path);
-        sources.load(|name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
-    }
-
-    #[test]
-    fn names_in_the_environment_follow_from_the_options() {
-        for (name, env) in NAMES {
-            assert_eq!(*env, format!("GATELOG_{}", name.to_uppercase()));
-        }
-    }
-
-    #[test]
-    fn defaults_are_safe_and_complete() {
-        let loaded = load("").unwrap();
-        let c = &loaded.config;
-        assert!(c.listen.ip().is_loopback());
-        assert_eq!(c.issuer, "http://localhost:8080");
-        assert_eq!(c.audience, c.issuer);
-        assert!(c.bootstrap_api_key.is_none());
-        assert_eq!(c.session, session::Policy::default());
-        assert_eq!(c.account_limits, Limits::ACCOUNT);
-        assert_eq!(c.network_limits, Limits::NETWORK);
-        assert_eq!(c.pool.params, Argon2Params::default());
-        // What is printed can be read again, and says the same.
-        let printed = loaded.to_toml().unwrap();
-        assert_eq!(load(&printed).unwrap().to_toml().unwrap(), printed);
-    }
-
-    #[test]
-    fn flags_come_before_the_file() {
-        let loaded = load_with("partitions = 4\nqueue = 100", &["--partitions", "3"], &[]).unwrap();
-        assert_eq!((loaded.config.partitions, loaded.config.queue), (3, 100));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_by_name() {
-        for (file, expected) in [
-            ("lissten = \"x\"", "lissten"),
-            ("partitions = 0", "partitions is 0, but it must be from 1 to 1024"),
-            ("partitions = \"many\"", "line 1"),
-            (
-                "\naccess_token_lifetime = \"15\"",
-                "line 2: expected a length of time",
-            ),
-            (
-                "session_idle = \"60d\"",
-                "session_idle is 60d, but it must be from 1m to 30d",
-            ),
-            ("lock_after = 1000", "lock_after"),
-            ("argon2_memory = \"1MiB\"", "argon2_memory"),
-            ("argon2_iterations = 1", "at least 2 with 19MiB"),
-            ("listen = \"0.0.0.0:8080\"", "--allow-plain-http"),
-            ("issuer = \"login.example.com\"", "issuer"),
-            ("issuer = \"https://login.example.com/\"", "issuer"),
-            ("audience = \" \"", "audience"),
-            ("max_body_bytes = \"8MiB\"", "max_body_bytes"),
-            ("log_level = \"loud\"", "expected a level"),
-            ("password_policy = \"none\"", "nist-4"),
-            ("trusted_proxies = [\"proxy\"]", "IP addresses"),
-        ] {
-            let message = load(file).unwrap_err().to_string();
-            assert!(message.contains(expected), "{file}: {message}");
-        }
-    }
-
-    #[test]
-    fn listening_beyond_this_machine_needs_a_word() {
-        let listen = "listen = \"0.0.0.0:8080\"\n";
-        assert!(load(&format!("{listen}allow_plain_http = true")).is_ok());
-        assert!(load(&format!("{listen}trusted_proxies = [\"10.0.0.1\"]")).is_ok());
-        assert!(load_with(listen, &["--allow-plain-http"], &[]).is_ok());
-        assert!(load(listen).is_err());
-    }
-
-    #[test]
-    fn the_bootstrap_key_comes_from_one_place_and_is_never_shown() {
-        let secret = "file-0123456789";
-        let file = format!("bootstrap_api_key = \"{secret}\"");
-        let key = |l: &Loaded| {
-            l.config
-                .bootstrap_api_key
-                .clone()
-                .unwrap()
-                .expose_secret()
-                .to_owned()
-        };
-        let from_file = load(&file).unwrap();
-        assert_eq!(key(&from_file), secret);
-        assert!(!format!("{from_file:?}{}", from_file.to_toml().unwrap()).contains(secret));
-        let from_env = load_with(&file, &[], &[(BOOTSTRAP_KEY, "env-0123456789")]).unwrap();
-        assert_eq!(key(&from_env), "env-0123456789");
-
-        let both = format!("{file}\nbootstrap_api_key_file = \"k\"");
-        assert!(matches!(load(&both), Err(ConfigError::TwoBootstrapKeys)));
-        let message = load_with("", &[], &[(BOOTSTRAP_KEY, "hunter2")])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains(BOOTSTRAP_KEY) && !message.contains("hunter2"),
-            "{message}"
-        );
-        let message = load("bootstrap_api_keyy = \"hunter2hunter2\"")
-            .unwrap_err()
-            .to_string();
-        assert!(!message.contains("hunter2"), "{message}");
-    }
-
-    #[test]
-    fn a_key_file_must_be_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        let file = format!("bootstrap_api_key_file = {path:?}");
-        let mode = |m| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(m)).unwrap();
-        mode(0o644);
-        assert!(load(&file).unwrap_err().to_string().contains("chmod 600"));
-        mode(0o600);
-        assert!(load(&file).is_ok());
-    }
-}
+mod tests;

@@ -47,6 +47,7 @@ pub fn config(dir: &Path) -> Config {
         cache_bytes: 16 << 20,
         memtable_bytes: 16 << 20,
         compaction_delay: Duration::from_secs(3600),
+        cluster: None,
     }
 }
 

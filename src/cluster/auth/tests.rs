@@ -54,8 +54,16 @@ fn what_is_not_as_it_was_signed_is_forged() {
     forged("POST", COMMANDS, &header, b"");
     forged("POST", COMMANDS, &header.replace("at=17", "at=18"), BODY);
     let other = NodeId(Uuid::from_u128(2));
-    forged("POST", COMMANDS, &header.replace(&ME.to_string(), &other.to_string()), BODY);
-    let (nonce, mac) = (header.find("nonce=").unwrap() + 6, header.find("mac=").unwrap() + 4);
+    forged(
+        "POST",
+        COMMANDS,
+        &header.replace(&ME.to_string(), &other.to_string()),
+        BODY,
+    );
+    let (nonce, mac) = (
+        header.find("nonce=").unwrap() + 6,
+        header.find("mac=").unwrap() + 4,
+    );
     for at in [nonce, mac] {
         let mut changed = header.clone();
         let digit = if &header[at..=at] == "0" { "1" } else { "0" };
@@ -98,7 +106,11 @@ fn what_is_not_a_signature_is_told_apart() {
 fn clocks_may_differ_by_thirty_seconds() {
     for (at, taken) in [(-31, false), (-30, true), (0, true), (30, true), (31, false)] {
         let expected = if taken { Ok(()) } else { Err(Refused::Stale) };
-        assert_eq!(check(&gate(), &signed(ME, seconds(at)).0, NOON), Ok(expected), "{at}");
+        assert_eq!(
+            check(&gate(), &signed(ME, seconds(at)).0, NOON),
+            Ok(expected),
+            "{at}"
+        );
     }
     let far = signed(ME, Timestamp::from_millis(i64::MIN)).0;
     assert_eq!(check(&gate(), &far, NOON), Ok(Err(Refused::Stale)));
@@ -123,7 +135,10 @@ fn no_moment_lets_a_replay_through() {
             let filler = check(&gate, &signed(ME, seconds(later)).0, seconds(later));
             assert_eq!(filler, Ok(Ok(())));
             let again = check(&gate, &header, seconds(later)).unwrap();
-            assert!(matches!(again, Err(Refused::Replayed | Refused::Stale)), "{first} {later}");
+            assert!(
+                matches!(again, Err(Refused::Replayed | Refused::Stale)),
+                "{first} {later}"
+            );
         }
         // Nor does a clock that is set back.
         assert_eq!(check(&gate, &header, seconds(first)), Ok(Err(Refused::Stale)));
@@ -167,8 +182,16 @@ fn an_answer_is_its_request_s_and_as_it_was_sent() {
 fn secrets_are_long_and_never_shown() {
     assert!(ClusterSecret::parse(format!("{}\n", STANDARD.encode([9; 48])).as_bytes()).is_ok());
     assert_eq!(format!("{:?}", secret(7)), "ClusterSecret");
-    for text in ["", "hunter2hunter2hunter2hunter2hunter2", &"ab".repeat(31), &STANDARD.encode([1; 31])] {
+    for text in [
+        "",
+        "hunter2hunter2hunter2hunter2hunter2",
+        &"ab".repeat(31),
+        &STANDARD.encode([1; 31]),
+    ] {
         let error = ClusterSecret::parse(text.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("32 bytes") && (text.is_empty() || !error.contains(text)), "{error}");
+        assert!(
+            error.contains("32 bytes") && (text.is_empty() || !error.contains(text)),
+            "{error}"
+        );
     }
 }
