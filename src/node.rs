@@ -24,12 +24,11 @@ use crate::auth::refresh::RefreshTokens;
 use crate::auth::secrets::{Secrets, SecretsError};
 use crate::auth::throttle::Throttle;
 use crate::auth::tokens::{TokenConfig, Tokens};
+use crate::cluster::{Cluster, ClusterError, Gate, Router};
 use crate::config::Config;
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
-use crate::writer::{
-    self, Claims, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer,
-};
+use crate::writer::{self, Command, Options, Parts, Request, Running, TakeoverError, WriteError, Writer};
 
 /// Keys that a throttle remembers.
 const THROTTLE_KEYS: usize = 100_000;
@@ -72,6 +71,8 @@ pub enum NodeError {
     Passwords(#[from] PoolError),
     #[error("{0}")]
     Takeover(#[from] TakeoverError),
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
     #[error("the first settings could not be written: {0}")]
     Seed(#[from] WriteError),
     #[error("{place} cannot be created: {source}")]
@@ -140,7 +141,11 @@ pub struct Node {
     pub log: Arc<dyn EventLog>,
     pub keys: Arc<SubjectKeys>,
     pub views: Arc<Views>,
+    /// This node's own writer; what comes from outside goes through the router.
     pub writer: Writer,
+    pub router: Router,
+    /// Lets other nodes in, if there are any.
+    pub gate: Option<Arc<Gate>>,
     pub rebuilds: Rebuilds,
     pub directory: Arc<Directory>,
     pub secrets: Secrets,
@@ -167,6 +172,7 @@ impl Started {
     /// Starts a node: folds what is missing, takes over the partitions, and writes the first settings. Blocks.
     pub fn open(config: Config) -> Result<Self, NodeError> {
         let data = Data::open(&config)?;
+        let cluster = Cluster::of_one(&config)?;
         let (erasures_out, erasures) = tokio::sync::watch::channel(0);
         let views = Arc::new(Views::new(data.store.clone()));
         let parts = Arc::new(Parts {
@@ -177,7 +183,7 @@ impl Started {
             views: views.clone(),
             max_record_bytes: EmbeddedOptions::default().max_record_bytes,
             erasures: erasures_out,
-            claims: Claims::alone(),
+            claims: cluster.claims(),
         });
         let owned = (0..data.log.partitions()).map(Partition).collect();
         let options = Options {
@@ -195,6 +201,13 @@ impl Started {
         let running = writer::start(parts.clone(), data.projections.clone(), options, owned)?;
         seed(&running.writer, &config)?;
         let node = Arc::new(Node {
+            router: cluster.router(
+                running.writer.clone(),
+                views.clone(),
+                data.directory.clone(),
+                data.log.partitions(),
+            ),
+            gate: cluster.gate(),
             log: data.log.clone(),
             keys: data.keys,
             views,

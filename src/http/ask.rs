@@ -130,7 +130,7 @@ impl Ask {
         Some(commit_id(app.mac("idempotency", &parts)))
     }
 
-    /// A request to the writer. `body` is what was sent, to notice another request under the same key.
+    /// A request to the writer, whichever node's that is. `body` is what was sent, to notice another request under the same key.
     pub fn request(
         &self,
         app: &App,
@@ -170,7 +170,7 @@ impl Ask {
         body: &[u8],
     ) -> Result<Outcome, Problem> {
         let request = self.request(app, Some(caller), subject, command, body);
-        Ok(app.node.writer.submit(request).await?)
+        Ok(app.node.router.submit(request).await?)
     }
 }
 

@@ -35,7 +35,7 @@ pub fn recorder() -> &'static PrometheusHandle {
 }
 
 fn describe() {
-    use metrics::{Unit, describe_gauge, describe_histogram};
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_histogram!(
         "gatelog_http_request_duration_seconds",
         Unit::Seconds,
@@ -56,6 +56,11 @@ fn describe() {
     describe_gauge!(
         "gatelog_writer_queue_limit_commands",
         "Commands that may wait for the writer."
+    );
+    describe_counter!(
+        "gatelog_forwarded_commands_total",
+        Unit::Count,
+        "Commands of partitions that another node owns, by what came of asking it."
     );
     describe_gauge!(
         "gatelog_password_queue_jobs",
@@ -86,7 +91,7 @@ pub async fn refresh(node: &Node) -> Result<(), LogError> {
         gauge!("gatelog_projection_stopped", "projection" => lag.projection).set(lag.stopped.len() as f64);
     }
     let limit = node.config.queue;
-    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.writer.room()) as f64);
+    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.router.room()) as f64);
     gauge!("gatelog_writer_queue_limit_commands").set(limit as f64);
     let pool = &node.passwords;
     gauge!("gatelog_password_queue_jobs").set(pool.queued() as f64);
