@@ -10,8 +10,9 @@ mod broker;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use gatelog_events::clock;
 use reqwest::Client;
 use serde_json::{Value, json};
 use support::process::{BOOTSTRAP, Process, consent, gatelog};
@@ -94,7 +95,7 @@ impl Cluster {
         body: Option<&Value>,
         key: &str,
     ) -> (u16, Value, String) {
-        let begun = Instant::now();
+        let begun = clock::monotonic();
         loop {
             let node = self.node(n);
             let mut call = node
@@ -318,7 +319,7 @@ async fn while_kafka_is_away_reads_go_on_and_afterwards_writes_do() {
     let user = body["user_id"].as_str().unwrap().to_owned();
     assert_eq!(cluster.read(1, &user, &position).await.0, 200);
     broker.kill(1);
-    let begun = Instant::now();
+    let begun = clock::monotonic();
     let node = cluster.node(0);
     let refused = Client::new()
         .put(format!("{}/v1/users/{user}/consents/newsletter", node.url))
@@ -422,7 +423,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
     }
     assert_eq!(node.call("GET", &erased, None).await.unwrap().0, 404);
     let refresh = json!({"refresh_token": tokens["refresh_token"]});
-    let begun = Instant::now();
+    let begun = clock::monotonic();
     loop {
         let (status, body) = node
             .call("POST", "/v1/sessions/refresh", Some(refresh.clone()))

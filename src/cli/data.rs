@@ -70,7 +70,7 @@ impl Failure {
 /// The log of a folder, for reading; another process may use it.
 pub fn read_log(config: &Config) -> Result<Arc<dyn EventLog>, Failure> {
     let log = Folders::under(&config.data_dir).log;
-    if config.cluster.is_none() && !log.is_dir() {
+    if config.kafka.is_none() && !log.is_dir() {
         return Err(Failure::Usage(format!(
             "there is no Gatelog data in {}; name the folder with --data-dir",
             config.data_dir.display()

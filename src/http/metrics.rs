@@ -70,6 +70,11 @@ fn describe() {
         "gatelog_writer_queue_limit_commands",
         "Commands that may wait for the writer."
     );
+    describe_counter!(
+        "gatelog_forwarded_commands_total",
+        Unit::Count,
+        "Commands of partitions that another node owns, by what came of asking it."
+    );
     describe_gauge!(
         "gatelog_password_queue_jobs",
         "Passwords that wait to be hashed or verified."
@@ -99,7 +104,7 @@ pub async fn refresh(node: &Node) -> Result<(), LogError> {
         gauge!("gatelog_projection_stopped", "projection" => lag.projection).set(lag.stopped.len() as f64);
     }
     let limit = node.config.queue;
-    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.writer.room()) as f64);
+    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.router.room()) as f64);
     gauge!("gatelog_writer_queue_limit_commands").set(limit as f64);
     let pool = &node.passwords;
     gauge!("gatelog_password_queue_jobs").set(pool.queued() as f64);
