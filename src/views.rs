@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatelog_events::clock;
 use gatelog_events::directory::Digest;
 use gatelog_events::domain::session::{Activity, Session};
 use gatelog_events::domain::tenant::Settings;
@@ -16,12 +17,15 @@ use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::view::View;
 use gatelog_projections::{consents, identifiers, logins, sessions, settings, statistics, timeline, users};
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 /// All read models of this node, for those who ask.
 pub struct Views {
     store: Arc<Store>,
     /// Replaced when a new build takes over. Few, so that comparing is quicker than hashing.
     served: RwLock<Vec<Served>>,
+    /// Told when a projection's table or its progress is replaced.
+    replaced: Notify,
     settings: RwLock<HashMap<TenantId, Arc<Settings>>>,
     users: Hot<User>,
     activities: Hot<Activity>,
@@ -45,6 +49,7 @@ impl Views {
         Self {
             store,
             served: RwLock::default(),
+            replaced: Notify::new(),
             settings: RwLock::default(),
             users: Hot::new(HOT_ROWS),
             activities: Hot::new(HOT_ROWS),
@@ -67,6 +72,8 @@ impl Views {
             Some(before) => *before = now,
             None => served.push(now),
         }
+        drop(served);
+        self.replaced.notify_waiters();
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -103,15 +110,28 @@ impl Views {
         position: Position,
         at_most: Duration,
     ) -> Result<(), Behind> {
-        let applied = {
-            let served = self.served.read();
-            let of = served.iter().find(|s| s.projection == projection);
-            of.map(|s| s.applied.clone())
-        };
-        match applied {
-            Some(applied) => applied.wait_for(position, at_most).await,
-            None => Ok(()),
+        let until = clock::monotonic() + at_most;
+        loop {
+            // Enabled before looking, so that no change in between is missed.
+            let replaced = self.replaced.notified();
+            tokio::pin!(replaced);
+            replaced.as_mut().enable();
+            let Some(applied) = self.applied(projection) else {
+                return Ok(());
+            };
+            let left = until.saturating_duration_since(clock::monotonic());
+            tokio::select! {
+                waited = applied.wait_for(position, left) => return waited,
+                // Another table serves now, or a new tenure counts anew.
+                () = replaced => {}
+            }
         }
+    }
+
+    fn applied(&self, projection: &str) -> Option<Arc<Applied>> {
+        let served = self.served.read();
+        let of = served.iter().find(|s| s.projection == projection);
+        of.map(|s| s.applied.clone())
     }
 
     /// Reads a projection's table. When a rebuilt one takes over in between, the read is made there.

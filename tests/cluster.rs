@@ -102,7 +102,7 @@ impl Cluster {
                 .client
                 .request(method.parse().unwrap(), format!("{}{path}", node.url))
                 .bearer_auth(BOOTSTRAP)
-                .header("idempotency-key", key);
+                .header("idempotency-key", key.replace(' ', "-"));
             if let Some(body) = body {
                 call = call.json(body);
             }
@@ -324,7 +324,7 @@ async fn while_kafka_is_away_reads_go_on_and_afterwards_writes_do() {
     let refused = Client::new()
         .put(format!("{}/v1/users/{user}/consents/newsletter", node.url))
         .bearer_auth(BOOTSTRAP)
-        .header("idempotency-key", "while away")
+        .header("idempotency-key", "while-away")
         .json(&consent(true))
         .send()
         .await
@@ -398,7 +398,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
     };
     let (done, first, said) = copy();
     assert!(done, "{said}");
-    assert!(first["records"].as_u64().unwrap() > 40, "{first}");
+    assert!(first["records"].as_u64().unwrap() > 30, "{first}");
     assert_eq!(first["keys"], 20);
     // A second run finds everything there.
     let (done, second, said) = copy();

@@ -158,6 +158,13 @@ impl Decider {
         now: Timestamp,
     ) -> Result<Decision, Refusal> {
         let settings = self.settings(&request.tenant)?;
+        // In a new cluster another node may still be writing the first ones.
+        if settings.version == 0 {
+            return Err(WriteError::Unavailable {
+                reason: "the tenant's settings are not known here yet".to_owned(),
+            }
+            .into());
+        }
         let state = users::get(self.view(users::NAME)?, &request.tenant, id)?;
         let address_free = match &command {
             user::Command::Register(r) => self.may_take(&request.tenant, id, &r.email, now)?,

@@ -187,8 +187,8 @@ impl Tenure {
             members.push(Member::open(&parts.store, projection.clone(), table, n)?);
         }
         let mut folder = Folder::new(parts.store.clone(), members);
-        let claims = claim_all(parts, owned)?;
-        let found = fold_to_claims(parts, &mut folder, &unresolved)?;
+        let mut claims = claim_all(parts, owned)?;
+        let found = fold_to_claims(parts, &mut folder, &unresolved, &mut claims)?;
         answer_unresolved(unresolved, &found);
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
@@ -342,8 +342,15 @@ pub(super) fn spawn<T: Send + 'static>(
         .map_err(|e| TakeoverError::Thread(e.to_string()))
 }
 
+/// A claim of this tenure.
+struct Claim {
+    id: CommitId,
+    /// Where its last copy stands: should the log take a record twice, that is the epoch.
+    at: Position,
+}
+
 /// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs.
-fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Position>, TakeoverError> {
+fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, TakeoverError> {
     let log = &parts.log;
     let mut random = Random::new();
     let mut claims = Vec::new();
@@ -364,12 +371,17 @@ fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Position>, TakeoverErro
                 header,
                 value: parts.claims.note.clone(),
             };
-            claims.push(log.append(stream, partition, record));
+            claims.push((header.commit_id, log.append(stream, partition, record)));
         }
     }
     claims
         .into_iter()
-        .map(|claim| block_on(claim).map_err(TakeoverError::from))
+        .map(|(id, claim)| {
+            Ok(Claim {
+                id,
+                at: block_on(claim)?,
+            })
+        })
         .collect()
 }
 
@@ -378,6 +390,7 @@ fn fold_to_claims(
     parts: &Parts,
     folder: &mut Folder,
     unresolved: &[Unresolved],
+    claims: &mut [Claim],
 ) -> Result<HashMap<CommitId, Position>, TakeoverError> {
     let wanted: std::collections::HashSet<CommitId> = unresolved.iter().map(|u| u.commit.id).collect();
     let mut fences: HashMap<(Stream, Partition), gatelog_events::log::fence::Fence> = HashMap::new();
@@ -393,6 +406,11 @@ fn fold_to_claims(
     let mut found = HashMap::new();
     catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
         parts.claims.learn(entry);
+        if entry.record.header.kind == RecordKind::Claim
+            && let Some(ours) = claims.iter_mut().find(|c| c.id == entry.record.header.commit_id)
+        {
+            ours.at = entry.position;
+        }
         if wanted.is_empty() {
             return;
         }
@@ -427,9 +445,9 @@ fn answer_unresolved(unresolved: Vec<Unresolved>, found: &HashMap<CommitId, Posi
 }
 
 /// Where this tenure appends. A partition in which a projection of the state stands still is left out.
-fn lanes(folder: &Folder, claims: &[Position]) -> Result<Lanes, TakeoverError> {
+fn lanes(folder: &Folder, claims: &[Claim]) -> Result<Lanes, TakeoverError> {
     let mut lanes = Lanes::new();
-    for claim in claims {
+    for Claim { at: claim, .. } in claims {
         let (stream, partition) = (claim.stream, claim.partition);
         let needed: Vec<_> = folder
             .members()

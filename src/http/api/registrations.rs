@@ -221,6 +221,12 @@ pub(in crate::http) fn check(
 /// Whether the plan and the consents are acceptable, by the settings as they are now.
 fn decide_ahead(app: &App, register: &Register) -> Result<(), Problem> {
     let settings = app.node.views.settings(app.tenant())?;
+    if settings.version == 0 {
+        return Err(WriteError::Unavailable {
+            reason: "the tenant's settings are not known here yet".to_owned(),
+        }
+        .into());
+    }
     let context = domain::Context {
         now: clock::now(),
         settings: &settings,
