@@ -20,6 +20,9 @@ use crate::writer::{Outcome, Request, WriteError, Writer, place};
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 
+/// A former owner answers what it still wrote within this, or not at all.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The read models that an answer promises to show what was written, by stream: those that the writer waits for too.
 const SHOWN: [(Stream, &[&str]); 2] = [
     (
@@ -177,7 +180,7 @@ impl Router {
             changes.mark_unchanged();
             if let Some(owner) = self.another(place) {
                 let left = attempt.left();
-                match self.forward(forwarder, &owner, &request, left).await {
+                match self.forward(forwarder, place, &owner, &request, left).await {
                     Ok(outcome) => return Ok(outcome),
                     Err(ForwardError::Answered(WriteError::NotOwner { .. })) => {}
                     Err(ForwardError::Answered(e)) => return Err(attempt.blurred(e)),
@@ -218,17 +221,35 @@ impl Router {
     async fn forward(
         &self,
         forwarder: &Forwarder,
+        place: Place,
         owner: &NodeAddress,
         request: &Request,
         at_most: Duration,
     ) -> Result<Outcome, ForwardError> {
         let seen = self.seen_settings(&request.tenant);
-        let result = forwarder.submit(owner, request, seen, at_most).await;
+        let result = tokio::select! {
+            result = forwarder.submit(owner, request, seen, at_most) => result,
+            () = self.is_replaced(place, owner) => {
+                Err(ForwardError::Unknown(format!("{} was replaced before it answered", owner.url)))
+            }
+        };
         counter!("gatelog_forwarded_commands_total", "outcome" => label(&result)).increment(1);
         if let Ok(outcome) = &result {
             self.show(request, outcome.answer.position()).await;
         }
         result
+    }
+
+    /// Resolves when another run or node has owned the place for a while. Who stands still, or is cut off, must not keep
+    /// callers until their time is up.
+    async fn is_replaced(&self, (stream, partition): Place, owner: &NodeAddress) {
+        let mut changes = self.owners.changes();
+        while self.owners.owner(stream, partition).as_ref() == Some(owner) {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        tokio::time::sleep(FAREWELL).await;
     }
 
     /// The last that is folded here of the partition with the tenant's settings. The owner must not decide on older ones:
