@@ -67,7 +67,7 @@ impl Forwarder {
         &self,
         owner: &NodeAddress,
         request: &Request,
-        seen: Option<Position>,
+        seen: &[Position],
         at_most: Duration,
     ) -> Result<Outcome, ForwardError> {
         let body = wire::encode_command(request, seen).map_err(internal)?;

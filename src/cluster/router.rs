@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
-use gatelog_events::ids::{Position, Stream, TenantId};
+use gatelog_events::ids::{Position, Stream};
 use gatelog_projections::{answers, identifiers, logins, sessions, settings, users};
 use metrics::counter;
 
@@ -14,7 +14,7 @@ use super::Place;
 use super::forward::{ForwardError, Forwarder};
 use super::owners::{NodeAddress, NodeId, Owners};
 use crate::views::Views;
-use crate::writer::{Outcome, Request, WriteError, Writer, place};
+use crate::writer::{Command, Outcome, Request, WriteError, Writer, place};
 
 /// Between two looks for an owner, if no claim is read meanwhile. Doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
@@ -38,6 +38,9 @@ const SHOWN: [(Stream, &[&str]); 2] = [
     (Stream::Activity, &[sessions::NAME, answers::NAME]),
 ];
 
+/// What a decision may rest on of another partition: all in the identity stream.
+const RESTS_ON: [&str; 3] = [users::NAME, identifiers::NAME, settings::NAME];
+
 /// This node's own writer, with what it must have seen before it decides.
 #[derive(Clone)]
 pub struct Here {
@@ -58,19 +61,21 @@ impl Here {
 
     /// Hands a command to this node's writer, once it has seen what the command comes after. Forwards nothing: a node
     /// that does not own the partition says so, and so no command goes round in circles.
-    pub async fn submit(&self, request: Request, seen: Option<Position>) -> Result<Outcome, WriteError> {
-        self.has_seen(identifiers::NAME, request.after).await?;
-        self.has_seen(settings::NAME, seen).await?;
+    pub async fn submit(&self, request: Request, seen: &[Position]) -> Result<Outcome, WriteError> {
+        let deadline = clock::monotonic() + self.patience;
+        for position in request.after.iter().chain(seen) {
+            // The views are never ahead of the state on which the writer decides.
+            for projection in RESTS_ON {
+                let waited = self
+                    .views
+                    .wait_for(projection, *position, left_until(deadline))
+                    .await;
+                waited.map_err(|behind| WriteError::Unavailable {
+                    reason: format!("what the command comes after is not known here yet: {behind}"),
+                })?;
+            }
+        }
         self.writer.submit(request).await
-    }
-
-    /// The views are never ahead of the state on which the writer decides.
-    async fn has_seen(&self, projection: &str, position: Option<Position>) -> Result<(), WriteError> {
-        let Some(position) = position else { return Ok(()) };
-        let waited = self.views.wait_for(projection, position, self.patience).await;
-        waited.map_err(|behind| WriteError::Unavailable {
-            reason: format!("what the command comes after is not known here yet: {behind}"),
-        })
     }
 }
 
@@ -140,7 +145,7 @@ impl Router {
     /// Hands a command in, wherever it belongs, and waits until it is durable and can be read here, or refused.
     pub async fn submit(&self, request: Request) -> Result<Outcome, WriteError> {
         match &self.forwarder {
-            None => self.here.submit(request, None).await,
+            None => self.here.submit(request, &[]).await,
             Some(forwarder) => self.route(forwarder, request).await,
         }
     }
@@ -196,7 +201,7 @@ impl Router {
                     }
                 }
             }
-            match self.here.submit(request.clone(), None).await {
+            match self.here.submit(request.clone(), &[]).await {
                 Err(WriteError::NotOwner { .. }) => {}
                 Err(e) => return Err(attempt.blurred(e)),
                 done => return done,
@@ -226,9 +231,9 @@ impl Router {
         request: &Request,
         at_most: Duration,
     ) -> Result<Outcome, ForwardError> {
-        let seen = self.seen_settings(&request.tenant);
+        let seen = self.seen(request);
         let result = tokio::select! {
-            result = forwarder.submit(owner, request, seen, at_most) => result,
+            result = forwarder.submit(owner, request, &seen, at_most) => result,
             () = self.is_replaced(place, owner) => {
                 Err(ForwardError::Unknown(format!("{} was replaced before it answered", owner.url)))
             }
@@ -252,19 +257,26 @@ impl Router {
         tokio::time::sleep(FAREWELL).await;
     }
 
-    /// The last that is folded here of the partition with the tenant's settings. The owner must not decide on older ones:
-    /// who just defined a purpose on this node may use it at once.
-    fn seen_settings(&self, tenant: &TenantId) -> Option<Position> {
-        let partition = self.directory.tenant_shard(tenant).partition(self.partitions);
-        let next = self
-            .here
-            .views
-            .next(settings::NAME, Stream::Identity, partition)?;
-        Some(Position {
-            stream: Stream::Identity,
-            partition,
-            offset: next.checked_sub(1)?,
-        })
+    /// The last that is folded here of the other partitions that a decision may rest on. The owner must not decide on
+    /// less: who just defined a purpose by this node may use it at once, and who just registered may claim an address.
+    fn seen(&self, request: &Request) -> Vec<Position> {
+        let settings = self.directory.tenant_shard(&request.tenant);
+        let claimant = match request.command {
+            Command::Claim(_) => request.subject.user().map(|user| user.shard()),
+            _ => None,
+        };
+        std::iter::once(settings)
+            .chain(claimant)
+            .filter_map(|shard| {
+                let (stream, partition) = (Stream::Identity, shard.partition(self.partitions));
+                let next = self.here.views.next(users::NAME, stream, partition)?;
+                Some(Position {
+                    stream,
+                    partition,
+                    offset: next.checked_sub(1)?,
+                })
+            })
+            .collect()
     }
 
     /// Waits, within bounds, until what was written elsewhere can be read here. If it takes too long, the answer goes out

@@ -60,8 +60,8 @@ pub enum Unreadable {
 /// A command that came from another node.
 pub struct Received {
     pub request: Request,
-    /// What the sender had seen of the tenant's settings: the decision must not be behind it.
-    pub seen: Option<Position>,
+    /// What the sender had seen of other partitions that matter here: the decision must not be behind it.
+    pub seen: Vec<Position>,
 }
 
 /// What the other node says.
@@ -87,8 +87,7 @@ struct CommandOut<'a> {
     time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<Position>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seen: Option<Position>,
+    seen: &'a [Position],
 }
 
 #[derive(Deserialize)]
@@ -109,7 +108,7 @@ struct CommandIn<'a> {
     #[serde(default)]
     after: Option<Position>,
     #[serde(default)]
-    seen: Option<Position>,
+    seen: Vec<Position>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,7 +160,7 @@ fn framed<T: Serialize>(form: &T) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 /// A command as it travels.
-pub fn encode_command(request: &Request, seen: Option<Position>) -> Result<Vec<u8>, serde_json::Error> {
+pub fn encode_command(request: &Request, seen: &[Position]) -> Result<Vec<u8>, serde_json::Error> {
     framed(&CommandOut {
         tenant: &request.tenant,
         subject: request.subject,

@@ -73,7 +73,7 @@ async fn commands(State(internal): State<Internal>, request: Request) -> Result<
         Ok(received) => received,
         Err(refused) => return refuse(&gate, &ticket, refused),
     };
-    let result = here.submit(received.request, received.seen).await;
+    let result = here.submit(received.request, &received.seen).await;
     answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gatelog::config::Config;
 use gatelog::http::{router, serve};
 use gatelog::node::Started;
 use reqwest::{Client, Method, StatusCode};
@@ -98,12 +99,18 @@ impl Call {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// As `start`, with other options.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         config.bootstrap_api_key = Some(BOOTSTRAP.to_owned().into());
         // What a hash costs is not what is tested here, and several nodes share this machine.
         config.pool.params.memory_kib = 1024;
         config.pool.max_wait = Duration::from_secs(60);
+        change(&mut config);
         let started = tokio::task::spawn_blocking(move || Started::open(config).unwrap())
             .await
             .unwrap();
@@ -140,6 +147,10 @@ impl Server {
         stop.send(()).unwrap();
         served.await.unwrap().unwrap();
         started.close().await.unwrap();
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub fn call(&self, method: Method, path: &str) -> Call {

@@ -42,7 +42,7 @@ impl Dice<'_> {
         self.yes().then(|| make(self))
     }
 
-    fn few<T, C: FromIterator<T>>(&mut self, make: impl Fn(&mut Self) -> T) -> C {
+    pub fn few<T, C: FromIterator<T>>(&mut self, make: impl Fn(&mut Self) -> T) -> C {
         (0..self.byte() % 3).map(|_| make(self)).collect()
     }
 

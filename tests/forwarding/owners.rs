@@ -1,0 +1,196 @@
+//! Owners that are away, stand still, know nothing, or are not what they seem.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router as Http;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use gatelog::cluster::{ClaimNote, NodeId};
+use gatelog::writer::WriteError;
+use gatelog_events::clock;
+use tokio::net::TcpListener;
+
+use super::pair::{Member, Shared, keyed, owned, seed};
+
+const SHORT: Duration = Duration::from_millis(1500);
+
+fn note(url: &str) -> Vec<u8> {
+    let note = ClaimNote {
+        node: NodeId::random().unwrap(),
+        url: url.parse().unwrap(),
+    };
+    note.to_bytes().to_vec()
+}
+
+/// A server that is no node, and the number of requests it got.
+async fn pretender<F>(answer: impl Fn() -> F + Clone + Send + Sync + 'static) -> (String, Arc<AtomicUsize>)
+where
+    F: Future<Output = Response> + Send,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let handler = move |headers: HeaderMap| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert!(
+            headers["authorization"]
+                .to_str()
+                .unwrap()
+                .starts_with("Gatelog-Node ")
+        );
+        let answer = answer.clone();
+        async move { answer().await }
+    };
+    let http = Http::new()
+        .route("/internal/v1/commands", post(handler.clone()))
+        .route("/elsewhere", post(handler.clone()).get(handler));
+    tokio::spawn(async move { axum::serve(listener, http).await.unwrap() });
+    (url, count)
+}
+
+/// A node that owns nothing, and believes that somebody at `url` owns everything.
+async fn believer(shared: &Shared, dir: &std::path::Path, url: &str) -> Member {
+    let node = Member::start(shared, &dir.join("a"), owned(0..8), SHORT).await;
+    node.router.submit(seed()).await.unwrap();
+    node.running.writer.own(owned([])).await;
+    node.believe(&note(url));
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_who_is_away_writes_nothing_until_another_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let node = believer(&shared, dir.path(), &url).await;
+    let records = shared.records().await;
+    let (register, _) = shared.newcomer("ada@example.com");
+    let begun = clock::monotonic();
+    let refused = node.router.submit(register.clone()).await;
+    assert!(matches!(refused, Err(WriteError::NotOwner { .. })), "{refused:?}");
+    assert!(begun.elapsed() >= SHORT && begun.elapsed() < 3 * SHORT);
+    assert_eq!(shared.records().await, records);
+
+    let (writer, router) = (node.running.writer.clone(), node.router.clone());
+    let waiting = tokio::spawn(async move { router.submit(register).await });
+    tokio::time::sleep(SHORT / 5).await;
+    writer.own(owned(0..8)).await;
+    waiting.await.unwrap().unwrap();
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_signed_says_nothing_and_only_what_has_a_key_is_sent_again() {
+    let done = || {
+        let body = [
+            b"\x01".as_slice(),
+            br#"{"failed":{"rejected":{"user":"address_taken"}}}"#,
+        ]
+        .concat();
+        async move { (StatusCode::OK, body).into_response() }
+    };
+    let forged = || async {
+        let header = ("gatelog-node-answer", "00".repeat(32));
+        (StatusCode::OK, [header], b"\x01\"refused\"".to_vec()).into_response()
+    };
+    let refused = || async { StatusCode::UNAUTHORIZED.into_response() };
+    let elsewhere =
+        || async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response() };
+    let endless = || async { (StatusCode::OK, vec![b'x'; 1 << 20]).into_response() };
+    let servers = [
+        pretender(done).await,
+        pretender(forged).await,
+        pretender(refused).await,
+        pretender(elsewhere).await,
+        pretender(endless).await,
+    ];
+    for (url, count) in servers {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Shared::new(dir.path());
+        let node = believer(&shared, dir.path(), &url).await;
+        let records = shared.records().await;
+        let (register, _) = shared.newcomer("ada@example.com");
+        let unknown = node.router.submit(register.clone()).await;
+        assert!(
+            matches!(unknown, Err(WriteError::Unavailable { .. })),
+            "{unknown:?}"
+        );
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        let unknown = node.router.submit(keyed(register, b"x")).await;
+        assert!(
+            matches!(unknown, Err(WriteError::Unavailable { .. })),
+            "{unknown:?}"
+        );
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+        assert_eq!(shared.records().await, records);
+        node.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_who_stands_still_is_given_up_in_time() {
+    let (url, count) = pretender(std::future::pending).await;
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let node = believer(&shared, dir.path(), &url).await;
+    let (register, _) = shared.newcomer("ada@example.com");
+    let begun = clock::monotonic();
+    let unknown = node.router.submit(register.clone()).await;
+    assert!(
+        matches!(unknown, Err(WriteError::Unavailable { .. })),
+        "{unknown:?}"
+    );
+    assert!(begun.elapsed() >= SHORT && begun.elapsed() < 2 * SHORT);
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    node.stop();
+
+    // Where another takes over meanwhile, what has a key goes there.
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let patient = Duration::from_secs(20);
+    let b = Member::start(&shared, &dir.path().join("b"), owned(0..8), patient).await;
+    b.router.submit(seed()).await.unwrap();
+    let a = Member::start(&shared, &dir.path().join("a"), owned([]), patient).await;
+    for partition in (0..8).map(gatelog_events::ids::Partition) {
+        // Newer than the claims so far, older than the next.
+        (a.claims)(partition, 1, &note(&url));
+    }
+    let (register, _) = shared.newcomer("grace@example.com");
+    let (router, begun) = (a.router.clone(), clock::monotonic());
+    let waiting = tokio::spawn(async move { router.submit(keyed(register, b"x")).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..3 {
+        b.running.writer.own(owned([])).await;
+        b.running.writer.own(owned(0..8)).await;
+    }
+    waiting.await.unwrap().unwrap();
+    assert!(begun.elapsed() < patient / 2, "{:?}", begun.elapsed());
+    a.stop();
+    b.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_take_each_other_for_the_owner_do_not_send_in_circles() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let a = Member::start(&shared, &dir.path().join("a"), owned(0..8), SHORT).await;
+    let b = Member::start(&shared, &dir.path().join("b"), owned([]), SHORT).await;
+    a.router.submit(seed()).await.unwrap();
+    let (register, _) = shared.newcomer("ada@example.com");
+    // By its claims B knows A; now nobody owns anything, and both ask the other.
+    b.router.submit(register.clone()).await.unwrap();
+    a.running.writer.own(owned([])).await;
+    let records = shared.records().await;
+    let (other, _) = shared.newcomer("grace@example.com");
+    let refused = b.router.submit(other).await;
+    assert!(matches!(refused, Err(WriteError::NotOwner { .. })), "{refused:?}");
+    assert_eq!(shared.records().await, records);
+    a.stop();
+    b.stop();
+}
