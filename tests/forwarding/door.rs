@@ -2,7 +2,7 @@
 
 use gatelog::cluster::auth::{ANSWER, ClusterKeys, Sent};
 use gatelog::cluster::wire::{self, Refused, Reply};
-use gatelog::cluster::{COMMANDS, MAX_COMMAND_BYTES, NodeId, PeerConfig};
+use gatelog::cluster::{COMMANDS, ClusterConfig, MAX_COMMAND_BYTES, NodeId};
 use gatelog::writer::{Command, WriteError};
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
@@ -95,7 +95,7 @@ async fn ends(log: &dyn EventLog) -> Vec<u64> {
 
 async fn server() -> Server {
     Server::start_with(|config| {
-        config.peers = Some(PeerConfig {
+        config.cluster = Some(ClusterConfig {
             secret: secret(7),
             advertise: None,
             forward_timeout: Duration::from_secs(5),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router as Http;
-use gatelog::cluster::{Cluster, ClusterSecret, PeerConfig, Router};
+use gatelog::cluster::{Cluster, ClusterConfig, ClusterSecret, Router};
 use gatelog::http::internal::{Internal, open_to};
 use gatelog::views::Views;
 use gatelog::writer::{self, Command, Idempotency, Options, Owned, Parts, Request, Running};
@@ -60,7 +60,7 @@ impl Shared {
         };
         let (master, cache) = (MasterKey::new([7; 32]), CacheOptions::default());
         Self {
-            log: EmbeddedLog::open(&dir.join("log"), options).unwrap(),
+            log: EmbeddedLog::open(dir.join("log"), options).unwrap(),
             keys: Arc::new(SubjectKeys::open(&dir.join("keys"), master, cache).unwrap()),
             directory: Arc::new(Directory::new(&[1; 32], &[2; 32])),
         }
@@ -179,12 +179,15 @@ pub fn consent(subject: Subject, purpose: &str) -> Request {
     request(subject, Command::User(user::Command::SetConsent(wish)))
 }
 
+/// Told of a claim: its partition, its offset and its value.
+type ClaimSeen = Arc<dyn Fn(Partition, u64, &[u8]) + Send + Sync>;
+
 /// One node.
 pub struct Member {
     pub views: Arc<Views>,
     pub router: Router,
     pub running: Running,
-    pub claims: Arc<dyn Fn(Partition, u64, &[u8]) + Send + Sync>,
+    pub claims: ClaimSeen,
     served: tokio::task::JoinHandle<()>,
 }
 
@@ -194,7 +197,7 @@ impl Member {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut config = config(dir);
-        config.peers = Some(PeerConfig {
+        config.cluster = Some(ClusterConfig {
             secret: secret(7),
             advertise: Some(url.parse().unwrap()),
             forward_timeout: forward,
