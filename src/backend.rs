@@ -84,6 +84,14 @@ impl Backend {
         }
     }
 
+    /// Whether the log can be asked at present, as far as that is known without asking.
+    pub fn is_reachable(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Kafka(log) => log.health().reachable,
+        }
+    }
+
     /// Largest value of a record in bytes.
     pub fn max_record_bytes(&self, config: &Config) -> usize {
         match &config.kafka {

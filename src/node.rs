@@ -139,6 +139,7 @@ impl Data {
 /// The parts of a node that requests need. Cheap to share, never changed.
 pub struct Node {
     pub config: Config,
+    pub backend: Backend,
     pub log: Arc<dyn EventLog>,
     pub keys: Arc<SubjectKeys>,
     pub views: Arc<Views>,
@@ -177,7 +178,14 @@ impl Started {
         let data = Data::open(&config)?;
         let cluster = match &config.kafka {
             None => Cluster::of_one(&config)?,
-            Some(_) => Cluster::of_many(&config)?,
+            Some(_) => {
+                if config.cluster.as_ref().is_none_or(|c| c.advertise.is_none()) {
+                    tracing::warn!(
+                        "without node_advertise and a cluster secret other nodes cannot reach this one; run it alone, or set both"
+                    );
+                }
+                Cluster::of_many(&config)?
+            }
         };
         let (erasures_out, erasures) = tokio::sync::watch::channel(0);
         let views = Arc::new(Views::new(data.store.clone()));
@@ -224,6 +232,7 @@ impl Started {
                 data.log.partitions(),
             ),
             gate: cluster.gate(),
+            backend: data.backend.clone(),
             log: data.log.clone(),
             keys: data.keys,
             views,

@@ -335,6 +335,18 @@ async fn while_kafka_is_away_reads_go_on_and_afterwards_writes_do() {
     for n in 0..2 {
         let (status, read) = cluster.read(n, &user, &position).await;
         assert_eq!(status, 200, "{read}");
+        // A load balancer must go on sending reads here.
+        let (status, ready) = cluster.node(n).call("GET", "/readyz", None).await.unwrap();
+        assert_eq!((status, &ready["log_reachable"]), (200, &json!(false)), "{ready}");
+        assert_eq!(
+            cluster
+                .node(n)
+                .call("GET", "/.well-known/jwks.json", None)
+                .await
+                .unwrap()
+                .0,
+            200
+        );
     }
     broker.restart();
     for n in 0..2 {

@@ -51,6 +51,43 @@ pub async fn measure(node: &Node) -> Result<Vec<Lag>, LogError> {
     Ok(lags.collect())
 }
 
+/// What is known of the lag.
+pub struct Known {
+    /// Whether the log could be asked.
+    pub log_reachable: bool,
+    pub lags: Vec<Lag>,
+}
+
+/// As [`measure`], but while the log cannot be reached it is not asked, and only tells where read models stand still.
+pub async fn known(node: &Node) -> Result<Known, LogError> {
+    if node.backend.is_reachable() {
+        match measure(node).await {
+            Ok(lags) => {
+                return Ok(Known {
+                    log_reachable: true,
+                    lags,
+                });
+            }
+            Err(LogError::Io { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Known {
+        log_reachable: false,
+        lags: unmeasured(node),
+    })
+}
+
+fn unmeasured(node: &Node) -> Vec<Lag> {
+    let all = node.views.progress().into_iter();
+    all.map(|applied| Lag {
+        projection: applied.projection(),
+        records: 0,
+        stopped: applied.stopped(),
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,6 +46,7 @@ fn describe() {
         Unit::Seconds,
         "From the decision on a command until it is durable, folded and answered."
     );
+    describe_gauge!("gatelog_log_reachable", "1 while the log can be reached.");
     describe_gauge!(
         "gatelog_owned_partitions",
         "Partitions that this node writes, of each stream."
@@ -99,8 +100,12 @@ fn describe() {
 
 /// Sets the gauges that are measured when they are asked for.
 pub async fn refresh(node: &Node) -> Result<(), LogError> {
-    for lag in lag::measure(node).await? {
-        gauge!("gatelog_projection_lag_records", "projection" => lag.projection).set(lag.records as f64);
+    let lag::Known { log_reachable, lags } = lag::known(node).await?;
+    gauge!("gatelog_log_reachable").set(f64::from(u8::from(log_reachable)));
+    for lag in lags {
+        if log_reachable {
+            gauge!("gatelog_projection_lag_records", "projection" => lag.projection).set(lag.records as f64);
+        }
         gauge!("gatelog_projection_stopped", "projection" => lag.projection).set(lag.stopped.len() as f64);
     }
     let limit = node.config.queue;

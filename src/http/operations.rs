@@ -26,6 +26,9 @@ pub struct Health {
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Readiness {
     pub ready: bool,
+    /// Whether the log can be reached. While it cannot, reads go on and writes are answered with 503; how far the read
+    /// models are behind is not known then, and not shown.
+    pub log_reachable: bool,
     /// The lag from which on a read model makes the node not ready, in records.
     pub max_lag: u64,
     pub projections: Vec<ProjectionBody>,
@@ -49,8 +52,8 @@ pub async fn healthz() -> Result<Response, Problem> {
     )
 )]
 pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
-    let lags = lag::measure(&app.node).await?;
     let max_lag = app.node.config.max_lag;
+    let lag::Known { log_reachable, lags } = lag::known(&app.node).await?;
     // Before anything is served there is nothing to be behind.
     let near = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
     // In a new cluster nothing can be done before some node has written the first settings.
@@ -65,6 +68,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         status,
         &Readiness {
             ready,
+            log_reachable,
             max_lag,
             projections,
         },

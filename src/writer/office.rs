@@ -60,9 +60,10 @@ struct Office {
     owned: Owned,
 }
 
-/// Between two attempts to take over. Two nodes that both believe to own a partition must not void each other's claims
-/// without end.
-const PAUSE: Duration = Duration::from_millis(300);
+/// Between two attempts to take over; doubles up to the longest. Two nodes that both believe to own a partition must not
+/// void each other's claims without end.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Office {
     fn hold(&mut self, mut tenure: Tenure, mut messages: mpsc::Receiver<Message>) {
@@ -109,14 +110,16 @@ impl Office {
         mut begun: Result<Tenure, TakeoverError>,
         messages: &mut mpsc::Receiver<Message>,
     ) -> Option<Tenure> {
+        let mut pause = PAUSE;
         loop {
             match begun {
                 Ok(tenure) => return Some(tenure),
                 Err(e) => {
                     tracing::error!(error = %e, "the writer could not take over; writes are refused, and it tries again");
-                    if !self.refuse_for(PAUSE, &e.to_string(), messages) {
+                    if !self.refuse_for(pause, &e.to_string(), messages) {
                         return None;
                     }
+                    pause = LONGEST_PAUSE.min(pause * 2);
                     begun = self.begin(Vec::new());
                 }
             }
