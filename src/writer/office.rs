@@ -1,11 +1,14 @@
 //! The decider's thread, from tenure to tenure: what is ours may change, a take-over may fail and is tried again.
 
 use std::sync::Arc;
+use std::sync::mpsc as channel;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_projections::projection::Projection;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::applier::Unresolved;
@@ -43,7 +46,7 @@ pub fn start(
         wake: queue.downgrade(),
         owned,
     };
-    let tenure = office.begin(Vec::new())?;
+    let tenure = office.begin(&Waiting::default())?;
     let thread = spawn("decider", move || office.hold(tenure, messages))?;
     Ok(Running {
         writer: Writer { queue },
@@ -52,6 +55,7 @@ pub fn start(
 }
 
 /// What stays from tenure to tenure.
+#[derive(Clone)]
 struct Office {
     parts: Arc<Parts>,
     projections: Vec<Arc<dyn Projection>>,
@@ -65,34 +69,43 @@ struct Office {
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long commands wait for a take-over before they are refused.
+const HOLD: Duration = Duration::from_secs(2);
+/// How often an attempt that takes longer is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Commits whose callers wait for what the log says of them.
+type Waiting = Arc<Mutex<Vec<Unresolved>>>;
+
 impl Office {
     fn hold(&mut self, mut tenure: Tenure, mut messages: mpsc::Receiver<Message>) {
         loop {
             let end = tenure.serve(&self.owned, &mut messages);
             let handover = tenure.end();
-            let shutdown = matches!(end, End::Shutdown);
+            let stopping = matches!(end, End::Shutdown);
             if let End::Reassigned(owned) = end {
                 self.owned = owned;
                 metrics::counter!("gatelog_rebalances_total").increment(1);
             }
-            if shutdown && handover.failure.is_none() {
+            if stopping && handover.failure.is_none() {
                 return self.leave();
             }
-            let begun = self.begin(handover.unresolved);
-            if shutdown {
-                if let Ok(last) = begun {
+            let waiting = Arc::new(Mutex::new(handover.unresolved));
+            match self.take_over(&waiting, stopping, &mut messages) {
+                Some(next) if !stopping => tenure = next,
+                Some(last) => {
                     last.end();
+                    return self.leave();
                 }
-                return self.leave();
-            }
-            match self.begin_at_last(begun, &mut messages) {
-                Some(next) => tenure = next,
-                None => return self.leave(),
+                None => {
+                    refuse_waiting(&waiting);
+                    return self.leave();
+                }
             }
         }
     }
 
-    fn begin(&mut self, unresolved: Vec<Unresolved>) -> Result<Tenure, TakeoverError> {
+    fn begin(&self, waiting: &Waiting) -> Result<Tenure, TakeoverError> {
         metrics::gauge!("gatelog_owned_partitions").set(self.owned.len() as f64);
         Tenure::begin(
             &self.parts,
@@ -100,36 +113,81 @@ impl Office {
             &self.options,
             &self.owned,
             self.wake.clone(),
-            unresolved,
+            waiting,
         )
     }
 
-    /// Tries again until it succeeds, and refuses meanwhile. None: it was told to stop.
-    fn begin_at_last(
+    /// Begins the next tenure, however often that must be tried. Whoever waits for it is refused when it takes long.
+    /// None: it was told to stop.
+    fn take_over(
         &mut self,
-        mut begun: Result<Tenure, TakeoverError>,
+        waiting: &Waiting,
+        stopping: bool,
         messages: &mut mpsc::Receiver<Message>,
     ) -> Option<Tenure> {
+        let patience = clock::monotonic() + HOLD;
         let mut pause = PAUSE;
         loop {
-            match begun {
-                Ok(tenure) => return Some(tenure),
+            let attempt = match self.attempt(waiting) {
+                Ok(attempt) => attempt,
+                Err(e) => {
+                    tracing::error!(error = %e, "the writer ends");
+                    return None;
+                }
+            };
+            let owned = self.owned.clone();
+            let result = loop {
+                match attempt.recv_timeout(LOOK) {
+                    Ok(result) => break result,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        break Err(TakeoverError::Thread("it ended early".to_owned()));
+                    }
+                    Err(RecvTimeoutError::Timeout) if clock::monotonic() < patience => {}
+                    Err(RecvTimeoutError::Timeout) => {
+                        refuse_waiting(waiting);
+                        if stopping || !self.refuse("the log cannot be reached", messages) {
+                            return None;
+                        }
+                    }
+                }
+            };
+            match result {
+                Ok(tenure) if self.owned == owned => return Some(tenure),
+                // What is ours has changed meanwhile.
+                Ok(tenure) => drop(tenure.end()),
                 Err(e) => {
                     tracing::error!(error = %e, "the writer could not take over; writes are refused, and it tries again");
-                    if !self.refuse_for(pause, &e.to_string(), messages) {
-                        return None;
+                    refuse_waiting(waiting);
+                    let until = clock::monotonic() + pause;
+                    while clock::monotonic() < until {
+                        if stopping || !self.refuse(&e.to_string(), messages) {
+                            return None;
+                        }
+                        std::thread::sleep(LOOK);
                     }
                     pause = LONGEST_PAUSE.min(pause * 2);
-                    begun = self.begin(Vec::new());
                 }
             }
         }
     }
 
-    /// Refuses what comes for a while. `false`: it was told to stop.
-    fn refuse_for(&mut self, time: Duration, reason: &str, messages: &mut mpsc::Receiver<Message>) -> bool {
-        let until = clock::monotonic() + time;
-        while clock::monotonic() < until {
+    /// Begins a tenure in a thread of its own: while the log is away, that may take as long as the log is.
+    fn attempt(
+        &self,
+        waiting: &Waiting,
+    ) -> Result<channel::Receiver<Result<Tenure, TakeoverError>>, TakeoverError> {
+        let (done, attempt) = channel::channel();
+        let (office, waiting) = (self.clone(), waiting.clone());
+        spawn("takeover", move || {
+            // Nobody listens any more if the node is stopping.
+            let _ = done.send(office.begin(&waiting));
+        })?;
+        Ok(attempt)
+    }
+
+    /// Refuses what has come. `false`: it was told to stop.
+    fn refuse(&mut self, reason: &str, messages: &mut mpsc::Receiver<Message>) -> bool {
+        loop {
             match messages.try_recv() {
                 Ok(Message::Command(submission)) => {
                     let _ = submission.reply.send(Err(WriteError::Unavailable {
@@ -140,15 +198,23 @@ impl Office {
                 Ok(Message::Own(owned)) => self.owned = owned,
                 Ok(Message::Wake) => {}
                 Ok(Message::Shutdown) | Err(mpsc::error::TryRecvError::Disconnected) => return false,
-                Err(mpsc::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(10)),
+                Err(mpsc::error::TryRecvError::Empty) => return true,
             }
         }
-        true
     }
 
     fn leave(&self) {
         if let Err(e) = self.parts.store.flush() {
             tracing::error!(error = %e, "the read models could not be flushed; the next start folds more");
         }
+    }
+}
+
+/// Only the log can tell what became of these, and it does not in time.
+fn refuse_waiting(waiting: &Waiting) {
+    for Unresolved { reply, .. } in waiting.lock().drain(..) {
+        let _ = reply.send(Err(WriteError::Unavailable {
+            reason: "what became of the commit is not known yet".to_owned(),
+        }));
     }
 }

@@ -2,7 +2,7 @@
 //! other partitions become ours, and after a failed append; what was unresolved is answered from what the log then says.
 //! What other nodes write is followed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc as channel;
 use std::thread::JoinHandle;
@@ -22,6 +22,7 @@ use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError};
 use gatelog_projections::subject_keys::SubjectKeys;
 use gatelog_projections::{identifiers, logins, sessions, settings, users};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::applier::{Applier, Step, Unresolved};
@@ -178,7 +179,7 @@ impl Tenure {
         options: &Options,
         owned: &Owned,
         wake: mpsc::WeakSender<Message>,
-        unresolved: Vec<Unresolved>,
+        unresolved: &Mutex<Vec<Unresolved>>,
     ) -> Result<Self, TakeoverError> {
         let n = parts.log.partitions();
         let mut members = Vec::with_capacity(projections.len());
@@ -188,8 +189,9 @@ impl Tenure {
         }
         let mut folder = Folder::new(parts.store.clone(), members);
         let mut claims = claim_all(parts, owned)?;
-        let found = fold_to_claims(parts, &mut folder, &unresolved, &mut claims)?;
-        answer_unresolved(unresolved, &found);
+        let wanted = unresolved.lock().iter().map(|u| u.commit.id).collect();
+        let found = fold_to_claims(parts, &mut folder, &wanted, &mut claims)?;
+        answer_unresolved(unresolved.lock().drain(..), &found);
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
             let table = &member.mark.table;
@@ -389,10 +391,9 @@ fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, TakeoverError> 
 fn fold_to_claims(
     parts: &Parts,
     folder: &mut Folder,
-    unresolved: &[Unresolved],
+    wanted: &HashSet<CommitId>,
     claims: &mut [Claim],
 ) -> Result<HashMap<CommitId, Position>, TakeoverError> {
-    let wanted: std::collections::HashSet<CommitId> = unresolved.iter().map(|u| u.commit.id).collect();
     let mut fences: HashMap<(Stream, Partition), gatelog_events::log::fence::Fence> = HashMap::new();
     if !wanted.is_empty()
         && let Some(users) = folder.members().first()
@@ -428,7 +429,7 @@ fn fold_to_claims(
     Ok(found)
 }
 
-fn answer_unresolved(unresolved: Vec<Unresolved>, found: &HashMap<CommitId, Position>) {
+fn answer_unresolved(unresolved: impl Iterator<Item = Unresolved>, found: &HashMap<CommitId, Position>) {
     for Unresolved { commit, reply } in unresolved {
         let result = match found.get(&commit.id) {
             Some(position) => Ok(Outcome {
