@@ -259,12 +259,14 @@ async fn partitions_move_while_the_log_fails() {
 }
 
 async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Path, users: usize) {
-    let a = Arc::new(Member::start(&shared, &logs[0], &dir.join("a"), owned(0..8)));
+    let a = Arc::new(Member::start(&shared, &logs[0], &dir.join("a"), owned([])));
     let b = Arc::new(Member::start(&shared, &logs[1], &dir.join("b"), owned([])));
+    a.running.writer.own(owned(0..8)).await;
     let seeded = loop {
         if let Ok(outcome) = a.seed().await {
             break outcome;
         }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     };
     a.knows(&seeded).await;
     let load = {
