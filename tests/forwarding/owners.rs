@@ -57,7 +57,7 @@ async fn believer(shared: &Shared, dir: &std::path::Path, url: &str) -> Member {
     let node = Member::start(shared, &dir.join("a"), owned(0..8), SHORT).await;
     node.router.submit(seed()).await.unwrap();
     node.running.writer.own(owned([])).await;
-    node.believe(&note(url));
+    node.believe(u64::MAX, &note(url));
     node
 }
 
@@ -157,10 +157,8 @@ async fn an_owner_who_stands_still_is_given_up_in_time() {
     let b = Member::start(&shared, &dir.path().join("b"), owned(0..8), patient).await;
     b.router.submit(seed()).await.unwrap();
     let a = Member::start(&shared, &dir.path().join("a"), owned([]), patient).await;
-    for partition in (0..8).map(gatelog_events::ids::Partition) {
-        // Newer than the claims so far, older than the next.
-        (a.claims)(partition, 1, &note(&url));
-    }
+    // Newer than the claims so far, older than the next.
+    a.believe(1, &note(&url));
     let (register, _) = shared.newcomer("grace@example.com");
     let (router, begun) = (a.router.clone(), clock::monotonic());
     let waiting = tokio::spawn(async move { router.submit(keyed(register, b"x")).await });

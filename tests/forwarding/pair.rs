@@ -9,7 +9,7 @@ use axum::Router as Http;
 use gatelog::cluster::{Cluster, ClusterConfig, ClusterSecret, Router};
 use gatelog::http::internal::{Internal, open_to};
 use gatelog::views::Views;
-use gatelog::writer::{self, Command, Idempotency, Options, Owned, Parts, Request, Running};
+use gatelog::writer::{self, Claims, Command, Idempotency, Options, Owned, Parts, Request, Running};
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
@@ -18,7 +18,7 @@ use gatelog_events::domain::tenant::{self, PurposeDefined};
 use gatelog_events::domain::user::{self, Origin, Register};
 use gatelog_events::domain::{Actor, session};
 use gatelog_events::email::Email;
-use gatelog_events::ids::{CommitId, Partition, Stream, TenantId, UserId};
+use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId, UserId};
 use gatelog_events::log::EventLog;
 use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use gatelog_events::seal::{MasterKey, SubjectKey};
@@ -179,15 +179,12 @@ pub fn consent(subject: Subject, purpose: &str) -> Request {
     request(subject, Command::User(user::Command::SetConsent(wish)))
 }
 
-/// Told of a claim: its partition, its offset and its value.
-type ClaimSeen = Arc<dyn Fn(Partition, u64, &[u8]) + Send + Sync>;
-
 /// One node.
 pub struct Member {
     pub views: Arc<Views>,
     pub router: Router,
     pub running: Running,
-    pub claims: ClaimSeen,
+    claims: Claims,
     served: tokio::task::JoinHandle<()>,
 }
 
@@ -236,30 +233,26 @@ impl Member {
             here: router.here().clone(),
         });
         let served = tokio::spawn(async move { axum::serve(listener, http).await.unwrap() });
-        let learned = cluster.claims();
-        let claims = Arc::new(move |partition, offset, value: &[u8]| {
-            for stream in Stream::ALL {
-                let at = gatelog_events::ids::Position {
-                    stream,
-                    partition,
-                    offset,
-                };
-                (learned.seen)(at, value);
-            }
-        });
         Self {
             views,
             router,
             running,
-            claims,
+            claims: cluster.claims(),
             served,
         }
     }
 
-    /// Lets it believe that somebody else owns everything, by claims that nobody made.
-    pub fn believe(&self, value: &[u8]) {
-        for partition in (0..PARTITIONS).map(Partition) {
-            (self.claims)(partition, u64::MAX, value);
+    /// Lets it believe that somebody else owns everything since `offset`, by claims that nobody made.
+    pub fn believe(&self, offset: u64, value: &[u8]) {
+        for stream in Stream::ALL {
+            for partition in (0..PARTITIONS).map(Partition) {
+                let at = Position {
+                    stream,
+                    partition,
+                    offset,
+                };
+                (self.claims.seen)(at, value);
+            }
         }
     }
 
