@@ -82,7 +82,7 @@ impl Here {
 /// How long the router tries.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// For a command on its way to another node and back, retries included.
+    /// For a command, wherever it is written, retries included.
     pub forward: Duration,
     /// For what another node wrote to be readable here.
     pub view: Duration,
@@ -201,10 +201,15 @@ impl Router {
                     }
                 }
             }
-            match self.here.submit(request.clone(), &[]).await {
-                Err(WriteError::NotOwner { .. }) => {}
-                Err(e) => return Err(attempt.blurred(e)),
-                done => return done,
+            if attempt.left().is_zero() {
+                return Err(attempt.given_up(place));
+            }
+            let here = self.here.submit(request.clone(), &[]);
+            match tokio::time::timeout(attempt.left(), here).await {
+                Ok(Err(WriteError::NotOwner { .. })) => {}
+                Ok(Err(e)) => return Err(attempt.blurred(e)),
+                Ok(done) => return done,
+                Err(_) => return Err(self.late()),
             }
             // Nobody owns it: the next owner's claim is on its way.
             let wait = pause.min(attempt.left());
@@ -213,6 +218,13 @@ impl Router {
             if attempt.left().is_zero() {
                 return Err(attempt.given_up(place));
             }
+        }
+    }
+
+    /// This node's writer has the command, and cannot write at present: it may be taking over while the log is away.
+    fn late(&self) -> WriteError {
+        WriteError::Unavailable {
+            reason: format!("the writer did not answer within {:?}", self.bounds.forward),
         }
     }
 
