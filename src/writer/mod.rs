@@ -142,10 +142,19 @@ impl Writer {
 
     /// Like [`submit`](Self::submit), but waits for room in the queue: for imports, which may take their time.
     pub async fn submit_patiently(&self, request: Request) -> Result<Outcome, WriteError> {
+        self.hand_in(request).await?.await
+    }
+
+    /// Waits for room in the queue, and then answers what will be answered. What one caller hands in is decided in that
+    /// order.
+    pub async fn hand_in(
+        &self,
+        request: Request,
+    ) -> Result<impl Future<Output = Result<Outcome, WriteError>> + Send + 'static, WriteError> {
         let (reply, answer) = oneshot::channel();
         let message = takeover::Message::Command(Box::new(Submission { request, reply }));
         self.queue.send(message).await.map_err(|_| shut_down())?;
-        answer.await.unwrap_or_else(|_| Err(shut_down()))
+        Ok(async move { answer.await.unwrap_or_else(|_| Err(shut_down())) })
     }
 
     /// Says which partitions this node shall write from now on. Waits for room in the queue.

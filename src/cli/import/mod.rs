@@ -18,6 +18,8 @@ use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
 use gatelog_events::domain::{Rejection, user};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -289,32 +291,69 @@ fn submit(
                 }
                 Err(_) => return,
             };
-            let node = node.clone();
+            // Handed in here, in the order of the file: of two rows with one address the first is taken.
+            let handed = hand_in(&node, batch).await;
             tokio::spawn(async move {
-                let _ = done.send(write(&node, batch).await);
+                let _ = done.send(settle(handed).await);
             });
         }
     });
     ordered
 }
 
-async fn write(node: &Node, batch: Prepared) -> Result<Settled, Failure> {
-    let fates = batch.rows.into_iter().map(|(line, row)| async move {
-        let fate = match row {
-            Row::Wrong(found) => Err(found),
-            Row::Present => Ok(Fate::Present),
-            Row::Empty => Ok(Fate::Empty),
-            Row::New(request) => match node.writer.submit_patiently(*request).await {
-                Ok(_) => Ok(Fate::Imported),
-                Err(WriteError::Rejected(rejection)) => Err(refused(&rejection)),
-                Err(WriteError::TooLarge { .. }) => Err(Problem::new("", "the row is too large")),
-                Err(e) => return Err(Failure::other(e)),
-            },
+/// A batch of which the new rows are with the writer.
+struct Handed {
+    rows: Vec<(u64, Answer)>,
+    end: u64,
+}
+
+type Answer = BoxFuture<'static, Result<Fate, Outcome>>;
+
+/// Why a row did not become a user.
+enum Outcome {
+    Wrong(Problem),
+    Failed(Failure),
+}
+
+async fn hand_in(node: &Node, batch: Prepared) -> Result<Handed, Failure> {
+    let mut rows = Vec::with_capacity(batch.rows.len());
+    for (line, row) in batch.rows {
+        let answer: Answer = match row {
+            Row::Wrong(found) => future::ready(Err(Outcome::Wrong(found))).boxed(),
+            Row::Present => future::ready(Ok(Fate::Present)).boxed(),
+            Row::Empty => future::ready(Ok(Fate::Empty)).boxed(),
+            Row::New(request) => {
+                let answer = node.writer.hand_in(*request).await.map_err(Failure::other)?;
+                answer
+                    .map(|answer| answer.map(|_| Fate::Imported).map_err(refused_row))
+                    .boxed()
+            }
         };
-        Ok((line, fate))
-    });
-    let rows = futures::future::try_join_all(fates).await?;
-    Ok(Settled { rows, end: batch.end })
+        rows.push((line, answer));
+    }
+    Ok(Handed { rows, end: batch.end })
+}
+
+fn refused_row(e: WriteError) -> Outcome {
+    match e {
+        WriteError::Rejected(rejection) => Outcome::Wrong(refused(&rejection)),
+        WriteError::TooLarge { .. } => Outcome::Wrong(Problem::new("", "the row is too large")),
+        e => Outcome::Failed(Failure::other(e)),
+    }
+}
+
+async fn settle(handed: Result<Handed, Failure>) -> Result<Settled, Failure> {
+    let Handed { rows, end } = handed?;
+    let mut settled = Vec::with_capacity(rows.len());
+    for (line, answer) in rows {
+        let fate = match answer.await {
+            Ok(fate) => Ok(fate),
+            Err(Outcome::Wrong(found)) => Err(found),
+            Err(Outcome::Failed(e)) => return Err(e),
+        };
+        settled.push((line, fate));
+    }
+    Ok(Settled { rows: settled, end })
 }
 
 /// What the domain refused, without values.
