@@ -13,7 +13,7 @@ use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::config::Config;
-use crate::config::kafka::Cluster;
+use crate::config::kafka::Kafka;
 
 /// See the module.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Intact {
 impl Backend {
     /// Opens the log for writing, or creates it. Blocks.
     pub fn open(config: &Config, folder: &Path) -> Result<Self, LogError> {
-        match &config.cluster {
+        match &config.kafka {
             None => {
                 let options = EmbeddedOptions {
                     partitions: config.partitions,
@@ -41,20 +41,20 @@ impl Backend {
                 };
                 Ok(Self::Embedded(EmbeddedLog::open(folder, options)?))
             }
-            Some(cluster) => Self::connect(cluster),
+            Some(kafka) => Self::connect(kafka),
         }
     }
 
     /// Opens the log for reading, while others may write it. Blocks.
     pub fn open_read_only(config: &Config, folder: &Path) -> Result<Self, LogError> {
-        match &config.cluster {
+        match &config.kafka {
             None => Ok(Self::Embedded(EmbeddedLog::open_read_only(folder)?)),
-            Some(cluster) => Self::connect(cluster),
+            Some(kafka) => Self::connect(kafka),
         }
     }
 
-    fn connect(cluster: &Cluster) -> Result<Self, LogError> {
-        let log = runtime()?.block_on(KafkaLog::open(cluster.kafka.clone()))?;
+    fn connect(kafka: &Kafka) -> Result<Self, LogError> {
+        let log = runtime()?.block_on(KafkaLog::open(kafka.log.clone()))?;
         Ok(Self::Kafka(log))
     }
 
@@ -74,11 +74,11 @@ impl Backend {
 
     /// What tells this log from every other, so that read models are not served over another one.
     pub fn id(&self, config: &Config) -> Result<String, LogError> {
-        match (self, &config.cluster) {
+        match (self, &config.kafka) {
             (Self::Embedded(log), _) => Ok(log.log_id().to_string()),
-            (Self::Kafka(log), cluster) => {
+            (Self::Kafka(log), kafka) => {
                 let id = log.cluster_id().ok_or(LogError::Closed)?;
-                let prefix = cluster.as_ref().map_or("", |c| c.kafka.topic_prefix.as_str());
+                let prefix = kafka.as_ref().map_or("", |k| k.log.topic_prefix.as_str());
                 Ok(format!("kafka:{id}:{prefix}"))
             }
         }
@@ -86,9 +86,9 @@ impl Backend {
 
     /// Largest value of a record in bytes.
     pub fn max_record_bytes(&self, config: &Config) -> usize {
-        match &config.cluster {
+        match &config.kafka {
             None => EmbeddedOptions::default().max_record_bytes,
-            Some(cluster) => cluster.kafka.max_record_bytes,
+            Some(kafka) => kafka.log.max_record_bytes,
         }
     }
 
@@ -100,10 +100,10 @@ impl Backend {
         master: MasterKey,
     ) -> Result<SubjectKeys, KeySourceError> {
         let cache = CacheOptions::default();
-        match (self, &config.cluster) {
-            (Self::Kafka(log), Some(cluster)) => {
+        match (self, &config.kafka) {
+            (Self::Kafka(log), Some(kafka)) => {
                 let topic = (log.subject_keys(), log.partitions());
-                SubjectKeys::open_shared(folder, master, cache, topic, cluster.kafka.request_timeout)
+                SubjectKeys::open_shared(folder, master, cache, topic, kafka.log.request_timeout)
             }
             _ => SubjectKeys::open(folder, master, cache),
         }
@@ -129,6 +129,11 @@ impl Backend {
                 Ok(Intact { records, bytes: 0 })
             }
         }
+    }
+
+    /// As [`close`](Self::close), for commands. Blocks.
+    pub fn close_now(&self) -> Result<(), LogError> {
+        runtime()?.block_on(self.close())
     }
 
     /// Writes what is queued and ends the log.

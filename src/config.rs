@@ -16,6 +16,7 @@ use crate::auth::keys::SigningAlgorithm;
 use crate::auth::policy::Policy;
 use crate::auth::pool::PoolConfig;
 use crate::auth::throttle::Limits;
+use crate::cluster::ClusterConfig;
 
 /// Everything a node can be told. Made once at start, then read only.
 #[derive(Debug, Clone)]
@@ -51,7 +52,9 @@ pub struct Config {
     /// How long after an erasure its last bytes may stay on disk.
     pub compaction_delay: Duration,
     /// Where the log is in Kafka; it is in the data folder otherwise.
-    pub cluster: Option<kafka::Cluster>,
+    pub kafka: Option<kafka::Kafka>,
+    /// How this node works with others; none where it has no secret for that.
+    pub cluster: Option<ClusterConfig>,
 }
 
 /// Why there is no configuration. Names the option and what to do; never holds a secret.
@@ -79,6 +82,18 @@ pub enum ConfigError {
         "set either bootstrap_api_key or bootstrap_api_key_file in the environment or in the file, not both"
     )]
     TwoBootstrapKeys,
+    #[error("set either cluster_secret or cluster_secret_file in the environment or in the file, not both")]
+    TwoClusterSecrets,
+    #[error("{option}: {error}")]
+    ClusterSecret {
+        option: &'static str,
+        error: crate::cluster::auth::InvalidClusterSecret,
+    },
+    #[error(
+        "node_advertise is set, but there is no cluster secret, so other nodes cannot know whom to trust. Put the \
+         same 32 random bytes, in hexadecimal, into a private file on each node and name it with --cluster-secret-file"
+    )]
+    NoClusterSecret,
     #[error(
         "listen is {listen}, which other machines can reach without encryption. Put a proxy that speaks HTTPS in \
          front and name it with --trusted-proxies, or accept the risk with --allow-plain-http"

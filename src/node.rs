@@ -25,11 +25,12 @@ use crate::auth::secrets::{Secrets, SecretsError};
 use crate::auth::throttle::Throttle;
 use crate::auth::tokens::{TokenConfig, Tokens};
 use crate::backend::Backend;
+use crate::cluster::{Cluster, ClusterError, Gate, Router};
 use crate::config::Config;
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
 use crate::writer::{
-    self, Claims, Command, Options, Owned, Parts, Request, Running, TakeoverError, WriteError, Writer,
+    self, Command, Options, Owned, Parts, Request, Running, TakeoverError, WriteError, Writer,
 };
 
 /// Keys that a throttle remembers.
@@ -73,6 +74,8 @@ pub enum NodeError {
     Passwords(#[from] PoolError),
     #[error("{0}")]
     Takeover(#[from] TakeoverError),
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
     #[error("the first settings could not be written: {0}")]
     Seed(#[from] WriteError),
     #[error("{place} cannot be created: {source}")]
@@ -139,7 +142,11 @@ pub struct Node {
     pub log: Arc<dyn EventLog>,
     pub keys: Arc<SubjectKeys>,
     pub views: Arc<Views>,
+    /// This node's own writer; what comes from outside goes through the router.
     pub writer: Writer,
+    pub router: Router,
+    /// Lets other nodes in, if there are any.
+    pub gate: Option<Arc<Gate>>,
     pub rebuilds: Rebuilds,
     pub directory: Arc<Directory>,
     pub secrets: Secrets,
@@ -168,6 +175,10 @@ impl Started {
     /// Starts a node: folds what is missing, takes over the partitions, and writes the first settings. Blocks.
     pub fn open(config: Config) -> Result<Self, NodeError> {
         let data = Data::open(&config)?;
+        let cluster = match &config.kafka {
+            None => Cluster::of_one(&config)?,
+            Some(_) => Cluster::of_many(&config)?,
+        };
         let (erasures_out, erasures) = tokio::sync::watch::channel(0);
         let views = Arc::new(Views::new(data.store.clone()));
         let parts = Arc::new(Parts {
@@ -178,10 +189,10 @@ impl Started {
             views: views.clone(),
             max_record_bytes: data.backend.max_record_bytes(&config),
             erasures: erasures_out,
-            claims: Claims::alone(),
+            claims: cluster.claims(),
         });
         // In a cluster nothing is ours before the group says so.
-        let owned = match &config.cluster {
+        let owned = match &config.kafka {
             None => (0..data.log.partitions()).map(Partition).collect(),
             Some(_) => Owned::new(),
         };
@@ -198,14 +209,21 @@ impl Started {
         };
         let passwords = HashPool::start(config.pool.clone())?;
         let running = writer::start(parts.clone(), data.projections.clone(), options, owned)?;
-        let membership = match (&data.backend, &config.cluster) {
-            (Backend::Kafka(log), Some(cluster)) => Some(log.join(&cluster.membership)?),
+        let membership = match (&data.backend, &config.kafka) {
+            (Backend::Kafka(log), Some(kafka)) => Some(log.join(&kafka.membership)?),
             _ => None,
         };
         if membership.is_none() {
             futures::executor::block_on(running.writer.submit(seed(&config)))?;
         }
         let node = Arc::new(Node {
+            router: cluster.router(
+                running.writer.clone(),
+                views.clone(),
+                data.directory.clone(),
+                data.log.partitions(),
+            ),
+            gate: cluster.gate(),
             log: data.log.clone(),
             keys: data.keys,
             views,

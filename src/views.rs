@@ -8,7 +8,7 @@ use gatelog_events::directory::Digest;
 use gatelog_events::domain::session::{Activity, Session};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
-use gatelog_events::ids::{Position, SessionId, TenantId, UserId};
+use gatelog_events::ids::{Offset, Partition, Position, SessionId, Stream, TenantId, UserId};
 use gatelog_projections::applied::{Applied, Behind};
 use gatelog_projections::hot::Hot;
 use gatelog_projections::logins::LoginRow;
@@ -87,6 +87,13 @@ impl Views {
             .iter()
             .find(|s| s.projection == projection)
             .map(|s| s.table.clone())
+    }
+
+    /// Offset of the next record that a projection folds, where it serves.
+    pub fn next(&self, projection: &str, stream: Stream, partition: Partition) -> Option<Offset> {
+        let served = self.served.read();
+        let of = served.iter().find(|s| s.projection == projection);
+        of.map(|s| s.applied.next(stream, partition))
     }
 
     /// Waits until a projection has folded the record at `position`.

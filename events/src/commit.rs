@@ -1,11 +1,14 @@
 //! The commit: everything that one command made true, appended as one record.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 use crate::domain::{Actor, Event};
 use crate::ids::{CommitId, EventId, TenantId, UserId};
 
 /// Whom an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Subject {
     User(UserId),
     /// The tenant itself: its settings.

@@ -87,24 +87,14 @@ impl KeyTopic {
         })
     }
 
-    fn partition(&self, subject: UserId) -> Partition {
-        subject.shard().partition(self.partitions)
-    }
-
     /// Writes rows, all durable when this returns. Blocks.
     pub fn write(&self, rows: &[(UserId, KeyRow)]) -> Result<(), KeySourceError> {
-        let written = rows
-            .iter()
-            .map(|(subject, (key, value))| self.topic.put(self.partition(*subject), key, value));
-        for answer in block_on(futures::future::join_all(written)) {
-            answer.map_err(|e| KeySourceError(format!("the topic of subject keys: {e}")))?;
-        }
-        Ok(())
+        write(&self.topic, self.partitions, rows)
     }
 
     /// Waits until everything that the subject's partition holds now is in the store. Blocks.
     pub fn wait_until_present(&self, subject: UserId) -> Result<(), KeySourceError> {
-        let partition = self.partition(subject);
+        let partition = subject.shard().partition(self.partitions);
         let end = self.topic.end(partition).map_err(|e| failed(&e))?;
         let Some(next) = self.read.next.get(usize::from(partition.0)) else {
             return Err(KeySourceError(format!("there is no partition {partition}")));
@@ -121,6 +111,21 @@ impl KeyTopic {
         }
         Ok(())
     }
+}
+
+/// Writes rows to the partitions of their subjects, all durable when this returns. Blocks.
+pub(crate) fn write(
+    topic: &SubjectKeyTopic,
+    partitions: u16,
+    rows: &[(UserId, KeyRow)],
+) -> Result<(), KeySourceError> {
+    let written = rows
+        .iter()
+        .map(|(subject, (key, value))| topic.put(subject.shard().partition(partitions), key, value));
+    for answer in block_on(futures::future::join_all(written)) {
+        answer.map_err(|e| KeySourceError(format!("the topic of subject keys: {e}")))?;
+    }
+    Ok(())
 }
 
 impl Drop for KeyTopic {

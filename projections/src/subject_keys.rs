@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::key_topic::{KeyRow, KeyTopic};
+use crate::key_topic::{self, KeyRow, KeyTopic};
 use gatelog_events::ids::{Offset, Partition, TenantId, UserId};
 use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
 use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, MasterKey, SubjectKey};
@@ -168,6 +168,31 @@ impl SubjectKeys {
             .map_err(|e| failed(&self.place, &e))?;
         gatelog_events::failpoint::hit("keys.after_write");
         Ok(())
+    }
+
+    /// Writes all rows to the topic, wrapped as they are, and says how many. Writing them again is harmless. Blocks.
+    pub fn copy_to(&self, topic: &SubjectKeyTopic, partitions: u16) -> Result<u64, KeySourceError> {
+        const AT_ONCE: usize = 1024;
+        let mut rows = Vec::with_capacity(AT_ONCE);
+        let mut copied = 0;
+        let mut all = self.db.iterator(rocksdb::IteratorMode::Start);
+        loop {
+            let next = all.next().transpose().map_err(|e| failed(&self.place, &e))?;
+            let is_last = next.is_none();
+            if let Some((key, value)) = next
+                && let Some(subject) = subject_of(&key)
+            {
+                rows.push((subject, (key.into_vec(), value.into_vec())));
+            }
+            if rows.len() >= AT_ONCE || is_last {
+                key_topic::write(topic, partitions, &rows)?;
+                copied += rows.len() as u64;
+                rows.clear();
+            }
+            if is_last {
+                return Ok(copied);
+            }
+        }
     }
 
     /// Rewrites the files so that no byte of a destroyed key is left on disk.

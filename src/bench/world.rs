@@ -88,8 +88,9 @@ pub fn config(data_dir: &Path) -> Config {
         max_body_bytes: 65_536,
         cache_bytes: 128 << 20,
         memtable_bytes: 96 << 20,
-        compaction_delay: Duration::from_secs(3600),
         cluster: None,
+        kafka: None,
+        compaction_delay: Duration::from_secs(3600),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::auth::secrets::Secrets;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::config::options::{Loaded, Sources};
+use crate::config::values::LogKind;
 use crate::node::Folders;
 use crate::telemetry;
 
@@ -41,6 +42,17 @@ impl Args {
         Ok(loaded)
     }
 
+    /// The configuration for this folder with another kind of log and so many partitions.
+    pub fn load_for(&self, log: LogKind, partitions: u16) -> Result<Config, Failure> {
+        let mut sources = Sources::from_environment().map_err(Failure::usage)?;
+        sources.config = self.config.clone().or(sources.config);
+        sources.options.data_dir = self.data_dir.clone().or(sources.options.data_dir);
+        sources.options.allow_plain_http = Some(true);
+        sources.options.log = Some(log);
+        sources.options.partitions = Some(partitions);
+        Ok(load(sources)?.config)
+    }
+
     /// The configuration for a folder that must hold data already, with the partitions that its log has.
     pub fn existing(&self) -> Result<Config, Failure> {
         let mut config = self.load()?.config;
@@ -58,7 +70,7 @@ impl Failure {
 /// The log of a folder, for reading; another process may use it.
 pub fn read_log(config: &Config) -> Result<Arc<dyn EventLog>, Failure> {
     let log = Folders::under(&config.data_dir).log;
-    if config.cluster.is_none() && !log.is_dir() {
+    if config.kafka.is_none() && !log.is_dir() {
         return Err(Failure::Usage(format!(
             "there is no Gatelog data in {}; name the folder with --data-dir",
             config.data_dir.display()

@@ -3,6 +3,7 @@
 mod api_keys;
 mod as_of;
 mod compact;
+mod copy;
 mod data;
 mod import;
 mod progress;
@@ -59,6 +60,9 @@ enum Command {
     ApiKey(api_keys::Args),
     /// Take users over from another system
     Import(import::Args),
+    /// Move a whole log
+    #[command(subcommand)]
+    Log(copy::Command),
     /// Rewrite the files so that no byte of an erased person is left in them
     Compact(data::Args),
     /// Measure this machine with this program, and write a report
@@ -151,6 +155,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Projections(args) => projections::run(args),
         Command::ApiKey(args) => api_keys::run(args),
         Command::Import(args) => import::run(args),
+        Command::Log(command) => copy::run(command),
         Command::Compact(args) => compact::run(&args),
         Command::Bench(options) => block_on(async { bench::run(options).await.map_err(Failure::other) }),
     }

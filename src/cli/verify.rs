@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use aws_lc_rs::digest;
 use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::keys::{KeyKind, global};
 use gatelog_projections::verify::{Report, verify};
 use serde_json::json;
 
@@ -43,7 +45,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     remove(&scratch)?;
     let report = report?;
     if args.json {
-        print_json(&as_json(&report, scrubbed.bytes))?;
+        print_json(&as_json(&report, scrubbed.bytes, &views(&data)?))?;
     } else {
         tell(&report, scrubbed.bytes)?;
     }
@@ -82,7 +84,48 @@ fn remove(scratch: &Path) -> Result<(), Failure> {
     }
 }
 
-fn as_json(report: &Report, bytes: u64) -> serde_json::Value {
+/// A read model's rows in few words. Nodes whose models are equally far say the same.
+struct View {
+    name: &'static str,
+    rows: u64,
+    /// SHA-256 over keys and values in order of key, each with its length before it.
+    digest: String,
+}
+
+fn views(data: &Data) -> Result<Vec<View>, Failure> {
+    let checkpoint = global(KeyKind::Checkpoint).done();
+    let mut all = Vec::new();
+    for projection in &data.projections {
+        let Some(table) = data.store.active(projection.name()) else {
+            continue;
+        };
+        let (mut rows, mut hash) = (0, digest::Context::new(&digest::SHA256));
+        data.store
+            .each(&table, &[], &[], |key, value| {
+                if key != checkpoint {
+                    rows += 1;
+                    for part in [key, value] {
+                        hash.update(&(part.len() as u64).to_be_bytes());
+                        hash.update(part);
+                    }
+                }
+                true
+            })
+            .map_err(Failure::other)?;
+        all.push(View {
+            name: projection.name(),
+            rows,
+            digest: hex::encode(hash.finish()),
+        });
+    }
+    Ok(all)
+}
+
+fn as_json(report: &Report, bytes: u64, views: &[View]) -> serde_json::Value {
+    let views: Vec<_> = views
+        .iter()
+        .map(|v| json!({"name": v.name, "rows": v.rows, "digest": v.digest}))
+        .collect();
     let rows: serde_json::Map<_, _> = report
         .rows
         .iter()
@@ -101,6 +144,7 @@ fn as_json(report: &Report, bytes: u64) -> serde_json::Value {
         "records": report.records,
         "log_bytes": bytes,
         "rows": rows,
+        "views": views,
         "differences": findings,
         "stopped": report.stopped,
     })

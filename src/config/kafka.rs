@@ -11,13 +11,13 @@ use crate::auth::private_file;
 
 /// The log in Kafka, and the group of nodes that write it.
 #[derive(Debug, Clone)]
-pub struct Cluster {
-    pub kafka: KafkaConfig,
+pub struct Kafka {
+    pub log: KafkaConfig,
     pub membership: MembershipOptions,
 }
 
 /// What the options say of Kafka, if the log is there.
-pub(super) fn cluster(options: &Effective) -> Result<Option<Cluster>, ConfigError> {
+pub(super) fn kafka(options: &Effective) -> Result<Option<Kafka>, ConfigError> {
     if options.log == LogKind::Embedded {
         return Ok(None);
     }
@@ -42,7 +42,7 @@ pub(super) fn cluster(options: &Effective) -> Result<Option<Cluster>, ConfigErro
             must: format!("at least session_lifetime, {}", options.session_lifetime),
         });
     }
-    let kafka = KafkaConfig {
+    let log = KafkaConfig {
         bootstrap_servers: options.kafka_bootstrap.clone(),
         topic_prefix: options.kafka_topic_prefix.clone(),
         partitions: options.partitions,
@@ -62,7 +62,7 @@ pub(super) fn cluster(options: &Effective) -> Result<Option<Cluster>, ConfigErro
         },
         session_timeout: options.kafka_session_timeout.0,
     };
-    Ok(Some(Cluster { kafka, membership }))
+    Ok(Some(Kafka { log, membership }))
 }
 
 fn security(options: &Effective) -> Result<Security, ConfigError> {

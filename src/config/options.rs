@@ -13,15 +13,17 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    Addresses, Hidden, KafkaMechanism, KafkaSecurity, LogKind, PasswordPolicy, Signing, Size, Span,
+    Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogKind, PasswordPolicy, Signing, Size, Span,
 };
 use super::{Config, ConfigError};
 use crate::auth::pool::{Argon2Params, PoolConfig};
 use crate::auth::private_file;
 use crate::auth::throttle::Limits;
+use crate::cluster::{ClusterConfig, ClusterSecret};
 use crate::telemetry::{LogFormat, LogLevel};
 
 const BOOTSTRAP_KEY: &str = "GATELOG_BOOTSTRAP_API_KEY";
+const CLUSTER_SECRET: &str = "GATELOG_CLUSTER_SECRET";
 
 /// Declares the options. A default may use the options above it.
 macro_rules! options {
@@ -40,6 +42,12 @@ macro_rules! options {
             /// A private file (mode 0600) with an API key that has all scopes
             #[arg(long, env = "GATELOG_BOOTSTRAP_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
             pub bootstrap_api_key_file: Option<PathBuf>,
+            /// In the file only; in the environment it is `GATELOG_CLUSTER_SECRET`. A flag would show in `ps`.
+            #[arg(skip)]
+            pub cluster_secret: Option<Hidden>,
+            /// A private file (mode 0600) with the secret by which the nodes of a cluster know each other
+            #[arg(long, env = "GATELOG_CLUSTER_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+            pub cluster_secret_file: Option<PathBuf>,
         }
 
         /// The options as they hold, without secrets. Written as TOML it is a configuration file.
@@ -55,6 +63,8 @@ macro_rules! options {
                     $($name: self.$name.or(below.$name),)+
                     bootstrap_api_key: self.bootstrap_api_key.or(below.bootstrap_api_key),
                     bootstrap_api_key_file: self.bootstrap_api_key_file.or(below.bootstrap_api_key_file),
+                    cluster_secret: self.cluster_secret.or(below.cluster_secret),
+                    cluster_secret_file: self.cluster_secret_file.or(below.cluster_secret_file),
                 }
             }
 
@@ -163,6 +173,12 @@ options! {
     memtable_bytes: Size, "GATELOG_MEMTABLE_BYTES", [value_name = "SIZE"], Size(96 << 20);
     /// How long after an erasure its last bytes may stay on disk [default: 1h]
     compaction_delay: Span, "GATELOG_COMPACTION_DELAY", [value_name = "TIME"], Span::seconds(3600);
+    /// URL at which the other nodes of the cluster reach this one, without path [default: they cannot]
+    node_advertise: Advertise, "GATELOG_NODE_ADVERTISE", [value_name = "URL"], Advertise::default();
+    /// Longest time that a command may take on its way to the node that writes it and back [default: 10s]
+    forward_timeout: Span, "GATELOG_FORWARD_TIMEOUT", [value_name = "TIME"], Span::seconds(10);
+    /// Longest wait until what another node wrote can be read on this one, before its sender is answered [default: 2s]
+    forward_view_wait: Span, "GATELOG_FORWARD_VIEW_WAIT", [value_name = "TIME"], Span::seconds(2);
     /// Form of log lines [default: text]
     log_format: LogFormat, "GATELOG_LOG_FORMAT", [], LogFormat::Text;
     /// What is logged: a level, or directives such as info,gatelog::http=debug [default: info]
@@ -201,22 +217,35 @@ impl Sources {
             None => Options::default(),
         };
         let mut above = self.options;
-        above.bootstrap_api_key = env(BOOTSTRAP_KEY)
-            .map(|text| zeroize::Zeroizing::new(text).parse::<Hidden>())
-            .transpose()
-            .map_err(|e| ConfigError::Environment {
-                variable: BOOTSTRAP_KEY,
-                what: e.to_string(),
-            })?;
+        above.bootstrap_api_key = hidden(BOOTSTRAP_KEY, &env)?;
+        above.cluster_secret = hidden(CLUSTER_SECRET, &env)?;
         // A source that names the key at all overrules those below, whichever way they name it.
         let bootstrap_api_key = match above.bootstrap_key()? {
             Some(key) => Some(key),
             None => file.bootstrap_key()?,
         };
+        let cluster_secret = match above.cluster_secret()? {
+            Some(secret) => Some(secret),
+            None => file.cluster_secret()?,
+        };
         let effective = above.or(file).effective();
-        let config = effective.check(bootstrap_api_key)?;
+        let config = effective.check(bootstrap_api_key, cluster_secret)?;
         Ok(Loaded { config, effective })
     }
+}
+
+/// A secret from the environment.
+fn hidden(
+    variable: &'static str,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<Hidden>, ConfigError> {
+    let text = env(variable).map(zeroize::Zeroizing::new);
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(|e: super::values::Expected| ConfigError::Environment {
+            variable,
+            what: e.to_string(),
+        })
 }
 
 fn read_file(path: &Path) -> Result<Options, ConfigError> {
@@ -242,6 +271,21 @@ impl Options {
             (None, Some(path)) => read_key(path).map(Some),
             (None, None) => Ok(None),
         }
+    }
+
+    fn cluster_secret(&self) -> Result<Option<ClusterSecret>, ConfigError> {
+        let (option, text) = match (&self.cluster_secret, &self.cluster_secret_file) {
+            (Some(_), Some(_)) => return Err(ConfigError::TwoClusterSecrets),
+            (None, None) => return Ok(None),
+            (Some(secret), None) => {
+                let text = zeroize::Zeroizing::new(secret.0.expose_secret().as_bytes().to_vec());
+                ("cluster_secret", text)
+            }
+            (None, Some(path)) => ("cluster_secret_file", private_file::read(path)?),
+        };
+        ClusterSecret::parse(&text)
+            .map(Some)
+            .map_err(|e| ConfigError::ClusterSecret { option, error: e })
     }
 }
 
@@ -283,14 +327,38 @@ const HOUR: u64 = 3600;
 const DAY: u64 = 86_400;
 
 impl Effective {
-    fn check(&self, bootstrap_api_key: Option<SecretString>) -> Result<Config, ConfigError> {
+    fn check(
+        &self,
+        bootstrap_api_key: Option<SecretString>,
+        cluster_secret: Option<ClusterSecret>,
+    ) -> Result<Config, ConfigError> {
         self.check_network()?;
+        self.check_cluster(cluster_secret.is_some())?;
         self.check_sessions()?;
         self.check_hashing()?;
         self.check_resources()?;
-        let mut config = self.config(bootstrap_api_key);
-        config.cluster = super::kafka::cluster(self)?;
+        let mut config = self.config(bootstrap_api_key, cluster_secret);
+        config.kafka = super::kafka::kafka(self)?;
         Ok(config)
+    }
+
+    fn check_cluster(&self, has_secret: bool) -> Result<(), ConfigError> {
+        if self.node_advertise.0.is_some() && !has_secret {
+            return Err(ConfigError::NoClusterSecret);
+        }
+        // A request ends after 30 s, and its answer takes a moment too.
+        within(
+            "forward_timeout",
+            self.forward_timeout,
+            Span(Duration::from_millis(100)),
+            Span::seconds(25),
+        )?;
+        within(
+            "forward_view_wait",
+            self.forward_view_wait,
+            Span::seconds(0),
+            Span::seconds(10),
+        )
     }
 
     fn check_network(&self) -> Result<(), ConfigError> {
@@ -417,7 +485,11 @@ impl Effective {
         )
     }
 
-    fn config(&self, bootstrap_api_key: Option<SecretString>) -> Config {
+    fn config(
+        &self,
+        bootstrap_api_key: Option<SecretString>,
+        cluster_secret: Option<ClusterSecret>,
+    ) -> Config {
         Config {
             listen: self.listen,
             data_dir: self.data_dir.clone(),
@@ -465,7 +537,13 @@ impl Effective {
             cache_bytes: self.cache_bytes.0,
             memtable_bytes: self.memtable_bytes.0,
             compaction_delay: self.compaction_delay.0,
-            cluster: None,
+            kafka: None,
+            cluster: cluster_secret.map(|secret| ClusterConfig {
+                secret,
+                advertise: self.node_advertise.0.clone(),
+                forward_timeout: self.forward_timeout.0,
+                view_wait: self.forward_view_wait.0,
+            }),
         }
     }
 }
@@ -478,6 +556,10 @@ impl Loaded {
         text.push_str(match known.map(|k| k.expose_secret().len()) {
             None => "# bootstrap_api_key is not set\n",
             Some(_) => "# bootstrap_api_key is set (not shown)\n",
+        });
+        text.push_str(match &self.config.cluster {
+            None => "# cluster_secret is not set\n",
+            Some(_) => "# cluster_secret is set (not shown)\n",
         });
         Ok(text)
     }

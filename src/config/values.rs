@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::auth::keys::SigningAlgorithm;
 use crate::auth::policy::Policy;
+use crate::cluster::owners::{InvalidNodeUrl, NodeUrl};
 
 /// A text that is not a value of its option. The text itself is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +138,34 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
+/// The URL of this node for others; empty where there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advertise(pub Option<NodeUrl>);
+
+impl FromStr for Advertise {
+    type Err = Expected;
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        if text.trim().is_empty() {
+            return Ok(Self(None));
+        }
+        text.parse().map(|url| Self(Some(url))).map_err(|InvalidNodeUrl| {
+            Expected("a URL of this node without path, such as http://gatelog-1.internal:8080")
+        })
+    }
+}
+
+impl fmt::Display for Advertise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |url| url.fmt(f))
+    }
+}
+
+impl<'de> Deserialize<'de> for Advertise {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// A secret, which is never shown.
 #[derive(Debug, Clone)]
 pub struct Hidden(pub SecretString);
@@ -172,7 +201,7 @@ macro_rules! as_text {
         }
     )+};
 }
-as_text!(Span, Size);
+as_text!(Span, Size, Advertise);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {

@@ -1,6 +1,7 @@
 //! The circumstances of a request that writes: its id, its sender, its idempotency key.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -129,7 +130,7 @@ impl Ask {
         Some(commit_id(app.mac("idempotency", &parts)))
     }
 
-    /// A request to the writer. `body` is what was sent, to notice another request under the same key.
+    /// A request to the writer, whichever node's that is. `body` is what was sent, to notice another request under the same key.
     pub fn request(
         &self,
         app: &App,
@@ -138,17 +139,13 @@ impl Ask {
         command: Command,
         body: &[u8],
     ) -> Request {
-        let idempotency = self.commit_id(app, caller).map(|commit_id| Idempotency {
-            commit_id,
-            request: [
-                self.method.as_str().as_bytes(),
-                b"\n",
-                self.target.as_bytes(),
-                b"\n",
-                body,
-            ]
-            .concat()
-            .into(),
+        let idempotency = self.commit_id(app, caller).map(|commit_id| {
+            // Not the body itself: it may hold a password, which must not travel to the node that writes.
+            let parts = [self.method.as_str().as_bytes(), self.target.as_bytes(), body];
+            Idempotency {
+                commit_id,
+                request: Arc::new(app.mac("idempotency-request", &parts)),
+            }
         });
         Request {
             tenant: app.tenant().clone(),
@@ -173,7 +170,7 @@ impl Ask {
         body: &[u8],
     ) -> Result<Outcome, Problem> {
         let request = self.request(app, Some(caller), subject, command, body);
-        Ok(app.node.writer.submit(request).await?)
+        Ok(app.node.router.submit(request).await?)
     }
 }
 

@@ -57,7 +57,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
     let mut chunks = request.into_body().into_data_stream();
     let mut whole = BytesMut::new();
     let mut seen = 0usize;

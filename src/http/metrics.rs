@@ -35,11 +35,24 @@ pub fn recorder() -> &'static PrometheusHandle {
 }
 
 fn describe() {
-    use metrics::{Unit, describe_gauge, describe_histogram};
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_histogram!(
         "gatelog_http_request_duration_seconds",
         Unit::Seconds,
         "Requests by method, route and status, and how long they took."
+    );
+    describe_histogram!(
+        "gatelog_commit_duration_seconds",
+        Unit::Seconds,
+        "From the decision on a command until it is durable, folded and answered."
+    );
+    describe_gauge!(
+        "gatelog_owned_partitions",
+        "Partitions that this node writes, of each stream."
+    );
+    describe_counter!(
+        "gatelog_rebalances_total",
+        "How often the nodes shared the partitions out anew."
     );
     describe_gauge!(
         "gatelog_projection_lag_records",
@@ -56,6 +69,11 @@ fn describe() {
     describe_gauge!(
         "gatelog_writer_queue_limit_commands",
         "Commands that may wait for the writer."
+    );
+    describe_counter!(
+        "gatelog_forwarded_commands_total",
+        Unit::Count,
+        "Commands of partitions that another node owns, by what came of asking it."
     );
     describe_gauge!(
         "gatelog_password_queue_jobs",
@@ -86,7 +104,7 @@ pub async fn refresh(node: &Node) -> Result<(), LogError> {
         gauge!("gatelog_projection_stopped", "projection" => lag.projection).set(lag.stopped.len() as f64);
     }
     let limit = node.config.queue;
-    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.writer.room()) as f64);
+    gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.router.room()) as f64);
     gauge!("gatelog_writer_queue_limit_commands").set(limit as f64);
     let pool = &node.passwords;
     gauge!("gatelog_password_queue_jobs").set(pool.queued() as f64);

@@ -1,6 +1,6 @@
 //! The HTTP API: routes, and how they are served.
 //!
-//! Reads go through [`crate::views`], writes through [`crate::writer`]; nothing here touches the log or the read models'
+//! Reads go through [`crate::views`], writes through [`crate::cluster::Router`] to whoever owns the partition; nothing here touches the log or the read models'
 //! store otherwise. Every error becomes a problem document in [`crate::error`].
 
 pub mod api;
@@ -12,6 +12,7 @@ mod caller;
 mod check;
 mod cursor;
 mod envelope;
+pub mod internal;
 mod lag;
 pub mod metrics;
 pub mod openapi;
@@ -83,10 +84,12 @@ fn routes() -> OpenApiRouter<App> {
 pub fn router(node: Arc<Node>) -> Router {
     metrics::recorder();
     let (routes, document) = routes().split_for_parts();
+    let internal = internal::routes(&node);
     let app = App::new(node, openapi::render(document).into());
     let docs = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json"));
     routes
         .merge(docs)
+        .merge(internal)
         .route("/", get(operations::index))
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())

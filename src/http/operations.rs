@@ -52,7 +52,9 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     let lags = lag::measure(&app.node).await?;
     let max_lag = app.node.config.max_lag;
     // Before anything is served there is nothing to be behind.
-    let ready = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
+    let near = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
+    // In a new cluster nothing can be done before some node has written the first settings.
+    let ready = near && app.node.views.settings(app.tenant())?.version > 0;
     let status = if ready {
         StatusCode::OK
     } else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -18,6 +19,7 @@ use gatelog_projections::answers::Answer;
 use gatelog_projections::folder::{Decoded, Folder, Mark, Touched};
 use gatelog_projections::projection::Progress;
 use gatelog_projections::store::{Change, StoreError, Table};
+use metrics::Histogram;
 
 use super::decider::{Lanes, Settled};
 use super::swap::Swap;
@@ -45,6 +47,8 @@ pub(super) struct Append {
     pub append: Pending,
     pub changes: Vec<TableChanges>,
     pub reply: Reply,
+    /// When it was decided.
+    pub begun: Instant,
 }
 
 /// A record of another node, with what it changes in the state.
@@ -97,6 +101,8 @@ pub(super) struct Applier {
     /// Wakes the decider when nothing else does.
     pub decider: tokio::sync::mpsc::WeakSender<Message>,
     pub tail: mpsc::SyncSender<TailStep>,
+    /// From decision to answer.
+    pub durations: Histogram,
 }
 
 struct Acked {
@@ -343,6 +349,7 @@ impl Applier {
             records.push(acked.record());
             let Acked { position, append } = acked;
             let id = append.commit.id;
+            self.durations.record(append.begun.elapsed());
             let _ = append.reply.send(Ok(Outcome {
                 answer: Answer::to(&append.commit, position),
                 commit: Some(append.commit),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gatelog_events::clock::Timestamp;
+use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::codec;
 use gatelog_events::commit::{Commit, Recorded};
 use gatelog_events::domain::{Event, user};
@@ -84,6 +84,7 @@ impl Decider {
                 append,
                 changes,
                 reply,
+                begun: clock::monotonic(),
             }))),
             Err(e) => self.send(Step::Answer(Decided {
                 result: Err(e),

@@ -31,20 +31,7 @@ pub(super) struct Decision {
 impl Decider {
     /// Stream and partition in which a command's aggregate lives.
     pub(super) fn place(&self, request: &Request) -> Result<(Stream, Partition), WriteError> {
-        let n = self.parts.log.partitions();
-        let stream = match &request.command {
-            Command::Session(_) => Stream::Activity,
-            Command::User(_) | Command::Claim(_) | Command::Tenant(_) => Stream::Identity,
-        };
-        let partition = match (&request.command, request.subject) {
-            (Command::Claim(email), _) => self.parts.directory.shard(&request.tenant, email).partition(n),
-            (_, Subject::User(user)) => user.shard().partition(n),
-            (_, Subject::Tenant) => self.parts.directory.tenant_shard(&request.tenant).partition(n),
-            (_, Subject::Nobody) => request
-                .partition
-                .ok_or_else(|| WriteError::Internal("a command about nobody names no partition".into()))?,
-        };
-        Ok((stream, partition))
+        super::place(request, &self.parts.directory, self.parts.log.partitions())
     }
 
     fn view(&self, projection: &str) -> Result<View<'_>, WriteError> {

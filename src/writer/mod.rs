@@ -16,6 +16,7 @@ mod decide;
 mod decider;
 mod follower;
 mod office;
+mod place;
 pub(crate) mod random;
 pub mod rebuild;
 mod swap;
@@ -31,14 +32,17 @@ use gatelog_events::domain::{Actor, Rejection, session, tenant, user};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId};
 use gatelog_projections::answers::Answer;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub use office::{Running, start};
+pub(crate) use place::place;
 pub use takeover::{Claims, Options, Owned, Parts, TakeoverError};
 
 /// What is asked of an aggregate.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     User(user::Command),
     /// Reserves an address for the user in the address's own partition, so that it can be attached.
@@ -52,7 +56,7 @@ pub enum Command {
 pub struct Idempotency {
     /// Derived from caller, operation and the caller's key.
     pub commit_id: CommitId,
-    /// What was asked, to notice another request under the same key. Only a tag of it is kept.
+    /// A digest of what was asked, to notice another request under the same key. Only a tag of it is kept.
     pub request: Arc<[u8]>,
 }
 

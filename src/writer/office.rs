@@ -72,6 +72,7 @@ impl Office {
             let shutdown = matches!(end, End::Shutdown);
             if let End::Reassigned(owned) = end {
                 self.owned = owned;
+                metrics::counter!("gatelog_rebalances_total").increment(1);
             }
             if shutdown && handover.failure.is_none() {
                 return self.leave();
@@ -91,6 +92,7 @@ impl Office {
     }
 
     fn begin(&mut self, unresolved: Vec<Unresolved>) -> Result<Tenure, TakeoverError> {
+        metrics::gauge!("gatelog_owned_partitions").set(self.owned.len() as f64);
         Tenure::begin(
             &self.parts,
             &self.projections,

@@ -234,6 +234,7 @@ impl Tenure {
             settled,
             decider: wake,
             tail: tail_out,
+            durations: metrics::histogram!("gatelog_commit_duration_seconds"),
         };
         let tail_folder = Folder::new(parts.store.clone(), after);
         let tail_parts = parts.clone();

@@ -33,12 +33,16 @@ pub struct Process {
 impl Process {
     /// Starts and waits until it is ready; `None` if it ended before.
     pub async fn start(dir: &Path, failpoint: Option<&str>) -> Option<Self> {
+        let failpoint: Vec<_> = failpoint.map(|f| ("GATELOG_FAILPOINT", f)).into_iter().collect();
+        Self::start_with(dir, "127.0.0.1:0", &failpoint).await
+    }
+
+    /// As `start`, at an address and with more of the environment.
+    pub async fn start_with(dir: &Path, listen: &str, environment: &[(&str, &str)]) -> Option<Self> {
         let dir = dir.to_str().unwrap();
-        let mut command = gatelog(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir]);
-        if let Some(failpoint) = failpoint {
-            command.env("GATELOG_FAILPOINT", failpoint);
-        }
+        let mut command = gatelog(&["serve", "--listen", listen, "--data-dir", dir]);
         let mut child = command
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -48,6 +48,7 @@ pub fn config(dir: &Path) -> Config {
         memtable_bytes: 16 << 20,
         compaction_delay: Duration::from_secs(3600),
         cluster: None,
+        kafka: None,
     }
 }
 

@@ -110,13 +110,59 @@ impl ConsentState {
 }
 
 /// A wish to grant or withdraw.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetConsent {
     pub granted: bool,
+    #[serde(with = "carried")]
     pub change: ConsentChange,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A change on its way to the node that writes it. Its evidence is not sealed yet, which only a stored change must be.
+mod carried {
+    use serde::ser::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef};
+
+    #[derive(Serialize, Deserialize)]
+    struct Change<Text, Notice, Clear> {
+        purpose: Text,
+        channel: Text,
+        notice: Notice,
+        lawful_basis: LawfulBasis,
+        method: Method,
+        evidence: Clear,
+    }
+
+    pub fn serialize<S: Serializer>(change: &ConsentChange, s: S) -> Result<S::Ok, S::Error> {
+        let evidence = change.personal.get();
+        let evidence = evidence.ok_or_else(|| S::Error::custom("the evidence of a wish is not readable"))?;
+        Change {
+            purpose: &change.purpose,
+            channel: &change.channel,
+            notice: &change.notice,
+            lawful_basis: change.lawful_basis,
+            method: change.method,
+            evidence,
+        }
+        .serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ConsentChange, D::Error> {
+        let change = Change::<String, NoticeRef, Evidence>::deserialize(d)?;
+        Ok(ConsentChange {
+            purpose: change.purpose,
+            channel: change.channel,
+            notice: change.notice,
+            lawful_basis: change.lawful_basis,
+            method: change.method,
+            personal: change.evidence.into(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     #[error("there is no purpose {0:?}; PUT /v1/settings/purposes/{{purpose}} defines one")]
     UnknownPurpose(String),

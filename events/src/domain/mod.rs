@@ -3,6 +3,8 @@
 //! `decide(&state, command, &context) -> Result<Vec<Event>, Rejection>` says what follows from a command;
 //! `state.evolve(&event, …)` says what an event makes of a state. Neither does I/O, reads a clock or draws randomness.
 //!
+//! Commands and rejections are serialized only on their way between nodes; a newer node must understand an older one's.
+//!
 //! | aggregate | stream | events of |
 //! |---|---|---|
 //! | user | identity | [`user`], [`consent`], [`plan`] |
@@ -200,7 +202,8 @@ into_event!(
 );
 
 /// Why a command was refused. Each is a problem type of its own towards callers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     #[error(transparent)]
     User(#[from] user::Rejection),

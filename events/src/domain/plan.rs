@@ -83,7 +83,7 @@ pub enum Intent {
 }
 
 /// A wish to change the plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangePlan {
     pub to: String,
     pub intent: Option<Intent>,
@@ -93,7 +93,8 @@ pub struct ChangePlan {
     pub reason: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     #[error("there is no plan {0:?} in the catalogue; PUT /v1/settings/plans/{{plan}} defines one")]
     UnknownPlan(String),

@@ -165,7 +165,8 @@ impl Settings {
 }
 
 /// What can be asked of a tenant's settings.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// The settings that a new tenant starts with; nothing if it has any.
     Seed,
@@ -178,7 +179,8 @@ pub enum Command {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     #[error(
         "version {version:?} of notice {id:?} in language {language:?} was published before with other content; \

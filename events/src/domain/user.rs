@@ -260,7 +260,8 @@ impl User {
 }
 
 /// What can be asked of a user.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     Register(Register),
     SetPassword {
@@ -299,7 +300,7 @@ pub enum Command {
 }
 
 /// A new user.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     pub origin: Origin,
     pub email: Email,
@@ -315,7 +316,8 @@ pub struct Register {
     pub disabled: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     #[error("the address belongs to another account")]
     AddressTaken,

@@ -15,7 +15,11 @@ const NOT_HERE: i32 = 3;
 
 pub fn script() -> PathBuf {
     let named = std::env::var_os("GATELOG_KAFKA_SCRIPT").map(PathBuf::from);
-    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka"))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    named.unwrap_or_else(|| {
+        let places = ["scripts/kafka", "../scripts/kafka"].map(|place| package.join(place));
+        places.into_iter().find(|place| place.exists()).unwrap()
+    })
 }
 
 fn run(args: &[&str]) -> Output {

@@ -71,6 +71,23 @@ fn what_does_not_fit_is_refused_by_name() {
         ("log_level = \"loud\"", "expected a level"),
         ("password_policy = \"none\"", "nist-4"),
         ("trusted_proxies = [\"proxy\"]", "IP addresses"),
+        (
+            "node_advertise = \"gatelog-1:8080\"",
+            "a URL of this node without path",
+        ),
+        (
+            "node_advertise = \"http://gatelog-1:8080\"",
+            "--cluster-secret-file",
+        ),
+        (
+            "forward_timeout = \"30s\"",
+            "forward_timeout is 30s, but it must be from 100ms to 25s",
+        ),
+        ("forward_view_wait = \"1m\"", "forward_view_wait"),
+        (
+            "cluster_secret = \"0123456789abcdef\"",
+            "cluster_secret: expected at least 32 bytes",
+        ),
     ] {
         let message = load(file).unwrap_err().to_string();
         assert!(message.contains(expected), "{file}: {message}");
@@ -135,13 +152,13 @@ fn a_key_file_must_be_private() {
 
 #[test]
 fn a_log_in_kafka_brings_its_own_defaults_and_bounds() {
-    assert!(load("").unwrap().config.cluster.is_none());
+    assert!(load("").unwrap().config.kafka.is_none());
     let loaded = load("log = \"kafka\"\nkafka_replication = 1").unwrap();
-    let cluster = loaded.config.cluster.unwrap();
+    let kafka = loaded.config.kafka.unwrap();
     assert_eq!(loaded.config.partitions, 64);
-    assert_eq!(cluster.kafka.partitions, 64);
-    assert_eq!(cluster.kafka.min_insync_replicas, 1);
-    assert_eq!(cluster.membership.group, "gatelog-writers");
+    assert_eq!(kafka.log.partitions, 64);
+    assert_eq!(kafka.log.min_insync_replicas, 1);
+    assert_eq!(kafka.membership.group, "gatelog-writers");
     for (options, expected) in [
         (
             "kafka_activity_retention = \"1d\"",
@@ -160,4 +177,44 @@ fn a_log_in_kafka_brings_its_own_defaults_and_bounds() {
             .to_string();
         assert!(message.contains(expected), "{options}: {message}");
     }
+}
+
+#[test]
+fn a_node_of_a_cluster() {
+    use std::os::unix::fs::PermissionsExt;
+    let secret = "5e".repeat(32);
+    assert!(load("").unwrap().config.cluster.is_none());
+
+    let file = format!("node_advertise = \"http://gatelog-1:8080\"\ncluster_secret = \"{secret}\"");
+    let loaded = load(&file).unwrap();
+    let cluster = loaded.config.cluster.clone().unwrap();
+    assert_eq!(cluster.advertise.unwrap().to_string(), "http://gatelog-1:8080");
+    assert_eq!(cluster.forward_timeout, Duration::from_secs(10));
+    assert!(!format!("{loaded:?}{}", loaded.to_toml().unwrap()).contains(&secret));
+    assert!(loaded.to_toml().unwrap().contains("# cluster_secret is set"));
+
+    let env = [(CLUSTER_SECRET, secret.as_str())];
+    assert!(load_with("", &[], &env).unwrap().config.cluster.is_some());
+    let message = load_with("", &[], &[(CLUSTER_SECRET, "hunter2hunter2")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("cluster_secret") && !message.contains("hunter2"),
+        "{message}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, format!("{secret}\n")).unwrap();
+    let mode = |m| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(m)).unwrap();
+    let flags = ["--cluster-secret-file", path.to_str().unwrap()];
+    mode(0o644);
+    let message = load_with("", &flags, &[]).unwrap_err().to_string();
+    assert!(message.contains("chmod 600"), "{message}");
+    mode(0o600);
+    assert!(load_with("", &flags, &[]).unwrap().config.cluster.is_some());
+    assert!(matches!(
+        load_with("", &flags, &env),
+        Err(ConfigError::TwoClusterSecrets)
+    ));
 }

@@ -153,7 +153,7 @@ async fn succeed(app: &App, ask: &Ask, row: &LoginRow, raw: &[u8]) -> Result<Out
         credential_version: row.credential_version,
     };
     let request = ask.request(app, None, Subject::User(row.user), Command::Session(command), raw);
-    Ok(app.node.writer.submit(request).await?)
+    Ok(app.node.router.submit(request).await?)
 }
 
 /// Records the failure, and answers it the same way whatever its reason.
@@ -177,7 +177,7 @@ async fn fail(app: &App, ask: &Ask, row: Option<&LoginRow>, right: bool, email: 
         let shard = app.node.directory.shard(app.tenant(), email);
         request.partition = Some(shard.partition(app.node.log.partitions()));
     }
-    match app.node.writer.submit(request).await {
+    match app.node.router.submit(request).await {
         // The account vanished meanwhile: for the caller that is an unknown identifier.
         Ok(_) | Err(WriteError::Rejected(_)) => invalid_credentials(),
         Err(e) => e.into(),
@@ -204,7 +204,7 @@ async fn try_rehash(app: &App, ask: &Ask, given: passwords::Given, row: LoginRow
     let mut request = ask.request(app, None, Subject::User(row.user), Command::User(command), &[]);
     request.idempotency = None;
     request.actor = Actor::System;
-    app.node.writer.submit(request).await?;
+    app.node.router.submit(request).await?;
     Ok(())
 }
 
@@ -233,7 +233,7 @@ pub async fn refresh(
     };
     let subject = Subject::User(claims.user);
     let request = ask.request(&app, None, subject, Command::Session(command), &raw);
-    let outcome = match app.node.writer.submit(request).await {
+    let outcome = match app.node.router.submit(request).await {
         Ok(outcome) => outcome,
         Err(WriteError::Rejected(Rejection::Session(_) | Rejection::User(_))) => return Err(ended()),
         Err(e) => return Err(e.into()),

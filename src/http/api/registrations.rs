@@ -134,7 +134,7 @@ pub async fn register(
         Command::User(command),
         &raw,
     );
-    let outcome = app.node.writer.submit(request).await;
+    let outcome = app.node.router.submit(request).await;
     if !is_of(&outcome, user) {
         destroy_key(&app, user).await;
     }

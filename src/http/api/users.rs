@@ -336,7 +336,7 @@ async fn change_email(
     }
     let outcome = app
         .node
-        .writer
+        .router
         .submit(request)
         .await
         .map_err(|e: WriteError| Problem::from(e))?;

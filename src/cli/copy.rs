@@ -1,0 +1,205 @@
+//! `gatelog log copy`: the embedded log of a node that is stopped becomes a log in Kafka.
+//!
+//! Every record goes to the partition it had, in its order, so that positions, epochs and sequences stay what they were.
+//! A copy that was broken off goes on where it ended: what the target holds must be what the source begins with.
+
+use std::collections::VecDeque;
+use std::io::Write;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use gatelog_events::ids::{Offset, Partition, Position, Stream};
+use gatelog_events::log::{AppendError, Entry, EventLog, LogError};
+use gatelog_events::seal::MasterKey;
+use gatelog_projections::subject_keys::SubjectKeys;
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Failure, data, print_json};
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::config::values::LogKind;
+use crate::node::Folders;
+
+/// Appends on their way at once.
+const IN_FLIGHT: usize = 1024;
+
+/// What is done with a whole log.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Copy the log and the keys of a stopped node to Kafka, which must not hold another log yet
+    Copy(Args),
+}
+
+/// From where to where.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    data: data::Args,
+    /// Where the log is now
+    #[arg(long, value_name = "KIND", default_value = "embedded")]
+    from: LogKind,
+    /// Where it shall be; the GATELOG_KAFKA_… options say how to reach it
+    #[arg(long, value_name = "KIND")]
+    to: LogKind,
+    /// Print the counts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Positions stay what they were, and so do sessions. Afterwards start each node with GATELOG_LOG=kafka on a new data folder
+that holds a copy of secrets/; its read models are built from the log.";
+
+pub fn run(command: Command) -> Result<(), Failure> {
+    let Command::Copy(args) = command;
+    if (args.from, args.to) != (LogKind::Embedded, LogKind::Kafka) {
+        return Err(Failure::Usage(
+            "a log can be copied --from embedded --to kafka only".to_owned(),
+        ));
+    }
+    let source_config = args.data.existing()?;
+    let target_config = args.data.load_for(LogKind::Kafka, source_config.partitions)?;
+    let folders = Folders::under(&source_config.data_dir);
+    // For writing, so that no node appends meanwhile.
+    let source = Backend::open(&source_config, &folders.log)?;
+    let target = Backend::open(&target_config, &folders.log)?;
+    let keys = copy_keys(&source_config, &target)?;
+    let records = copy_records(&source, &target)?;
+    target.close_now()?;
+    source.close_now()?;
+    if args.json {
+        print_json(&json!({"records": records.copied, "already_there": records.present, "keys": keys}))?;
+    } else {
+        writeln!(
+            std::io::stdout(),
+            "{} records copied, {} were there already, {keys} keys. {AFTER_HELP}",
+            records.copied,
+            records.present
+        )?;
+    }
+    Ok(())
+}
+
+/// Keys come first: nobody may read a commit whose key is not there.
+fn copy_keys(config: &Config, target: &Backend) -> Result<u64, Failure> {
+    let secrets = data::secrets(config)?;
+    let master = MasterKey::new(*secrets.master_key.expose());
+    let folder = Folders::under(&config.data_dir).keys;
+    let Backend::Kafka(log) = target else {
+        return Ok(0);
+    };
+    let keys = SubjectKeys::open_read_only(&folder, master).map_err(Failure::other)?;
+    keys.copy_to(&log.subject_keys(), log.partitions())
+        .map_err(Failure::other)
+}
+
+#[derive(Default)]
+struct Copied {
+    copied: u64,
+    present: u64,
+}
+
+fn copy_records(source: &Backend, target: &Backend) -> Result<Copied, Failure> {
+    let (from, to) = (source.log(), target.log());
+    let mut done = Copied::default();
+    let mut starts = Vec::new();
+    let mut total = 0;
+    for stream in Stream::ALL {
+        for partition in (0..from.partitions()).map(Partition) {
+            let begun = agreed(from.as_ref(), to.as_ref(), stream, partition)?;
+            done.present += begun;
+            total += futures::executor::block_on(from.end(stream, partition))?;
+            starts.push(Position {
+                stream,
+                partition,
+                offset: begun,
+            });
+        }
+    }
+    let mut progress = Progress::new("records", total);
+    let mut flying: VecDeque<Flying> = VecDeque::new();
+    for entry in from.read_to_end(&starts)? {
+        let entry = entry?;
+        let at = entry.position;
+        let answer = to.append(at.stream, at.partition, entry.record);
+        flying.push_back(Flying { at, answer });
+        if flying.len() >= IN_FLIGHT {
+            land(&mut flying)?;
+        }
+        done.copied += 1;
+        if done.copied.is_multiple_of(1024) {
+            progress.set(done.present + done.copied);
+        }
+    }
+    while !flying.is_empty() {
+        land(&mut flying)?;
+    }
+    progress.finish();
+    Ok(done)
+}
+
+struct Flying {
+    at: Position,
+    answer: BoxFuture<'static, Result<Position, AppendError>>,
+}
+
+/// Waits for the oldest append, which must have come to stand where it stood.
+fn land(flying: &mut VecDeque<Flying>) -> Result<(), Failure> {
+    let Some(Flying { at, answer }) = flying.pop_front() else {
+        return Ok(());
+    };
+    match futures::executor::block_on(answer) {
+        Ok(position) if position == at => Ok(()),
+        Ok(position) => Err(differs(position, "a record came to stand at another offset")),
+        Err(e) => Err(Failure::Other(format!(
+            "the record at {at} could not be copied: {e}. Run the command again to go on"
+        ))),
+    }
+}
+
+fn differs(at: Position, what: &str) -> Failure {
+    Failure::Other(format!(
+        "{what}, at {at} of the target: it is not empty, or somebody else writes it. Remove its topics, or choose another \
+         --kafka-topic-prefix (GATELOG_KAFKA_TOPIC_PREFIX)"
+    ))
+}
+
+/// How many records of a partition the target holds, all as in the source.
+fn agreed(
+    from: &dyn EventLog,
+    to: &dyn EventLog,
+    stream: Stream,
+    partition: Partition,
+) -> Result<Offset, Failure> {
+    let end = futures::executor::block_on(to.end(stream, partition))?;
+    if end == 0 {
+        return Ok(0);
+    }
+    let last = Position {
+        stream,
+        partition,
+        offset: end - 1,
+    };
+    // The ends suffice: the target was written in order, by an earlier copy or by somebody else.
+    for at in [Position { offset: 0, ..last }, last] {
+        if futures::executor::block_on(from.end(stream, partition))? <= at.offset {
+            return Err(differs(at, "the target holds more than the source"));
+        }
+        if one(from, at)?.record != one(to, at)?.record {
+            return Err(differs(at, "a record differs"));
+        }
+    }
+    Ok(end)
+}
+
+fn one(log: &dyn EventLog, at: Position) -> Result<Entry, Failure> {
+    let mut entries = log.read(at.stream, at.partition, at.offset);
+    let entry = futures::executor::block_on(entries.next()).unwrap_or(Err(LogError::Closed))?;
+    if entry.position == at {
+        Ok(entry)
+    } else {
+        Err(differs(at, "a record is missing"))
+    }
+}

@@ -1,0 +1,312 @@
+//! From a command to the node that writes it: this one, or the owner of its partition.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gatelog_events::clock;
+use gatelog_events::commit::Subject;
+use gatelog_events::directory::Directory;
+use gatelog_events::ids::{Position, Stream, TenantId};
+use gatelog_projections::{answers, identifiers, logins, sessions, settings, users};
+use metrics::counter;
+
+use super::Place;
+use super::forward::{ForwardError, Forwarder};
+use super::owners::{NodeAddress, NodeId, Owners};
+use crate::views::Views;
+use crate::writer::{Outcome, Request, WriteError, Writer, place};
+
+/// Between two looks for an owner, if no claim is read meanwhile. Doubles up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+
+/// The read models that an answer promises to show what was written, by stream: those that the writer waits for too.
+const SHOWN: [(Stream, &[&str]); 2] = [
+    (
+        Stream::Identity,
+        &[
+            users::NAME,
+            identifiers::NAME,
+            settings::NAME,
+            logins::NAME,
+            answers::NAME,
+        ],
+    ),
+    (Stream::Activity, &[sessions::NAME, answers::NAME]),
+];
+
+/// This node's own writer, with what it must have seen before it decides.
+#[derive(Clone)]
+pub struct Here {
+    writer: Writer,
+    views: Arc<Views>,
+    /// Longest wait until what a decision rests on is folded here.
+    patience: Duration,
+}
+
+impl Here {
+    pub fn new(writer: Writer, views: Arc<Views>, patience: Duration) -> Self {
+        Self {
+            writer,
+            views,
+            patience,
+        }
+    }
+
+    /// Hands a command to this node's writer, once it has seen what the command comes after. Forwards nothing: a node
+    /// that does not own the partition says so, and so no command goes round in circles.
+    pub async fn submit(&self, request: Request, seen: Option<Position>) -> Result<Outcome, WriteError> {
+        self.has_seen(identifiers::NAME, request.after).await?;
+        self.has_seen(settings::NAME, seen).await?;
+        self.writer.submit(request).await
+    }
+
+    /// The views are never ahead of the state on which the writer decides.
+    async fn has_seen(&self, projection: &str, position: Option<Position>) -> Result<(), WriteError> {
+        let Some(position) = position else { return Ok(()) };
+        let waited = self.views.wait_for(projection, position, self.patience).await;
+        waited.map_err(|behind| WriteError::Unavailable {
+            reason: format!("what the command comes after is not known here yet: {behind}"),
+        })
+    }
+}
+
+/// How long the router tries.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// For a command on its way to another node and back, retries included.
+    pub forward: Duration,
+    /// For what another node wrote to be readable here.
+    pub view: Duration,
+}
+
+/// Hands each command to the node that owns its partition.
+///
+/// What is known of owners only says who is asked first. If it is out of date, the one who is asked refuses, nothing is
+/// written, and the next is asked: whoever the claims then name, or this node itself. That can be repeated without harm.
+/// What became of a command that was sent and not answered is not known; it is sent once more if it has an idempotency
+/// key, and otherwise its caller is told so, as for a local command of which that is true. (A key made up for each command
+/// that comes without would make that retry harmless too: `answers` keeps the commit's id, and the next owner folds it
+/// before it decides. But it would cost a row for two days on every node for most of all writes, to spare a few callers,
+/// who may send a key if they care, a 503.)
+#[derive(Clone)]
+pub struct Router {
+    here: Here,
+    owners: Arc<Owners>,
+    /// None on a log of one owner.
+    forwarder: Option<Forwarder>,
+    me: NodeId,
+    directory: Arc<Directory>,
+    partitions: u16,
+    bounds: Bounds,
+}
+
+/// What a router needs to know of its node.
+pub struct RouterParts {
+    pub here: Here,
+    pub owners: Arc<Owners>,
+    pub forwarder: Option<Forwarder>,
+    pub me: NodeId,
+    pub directory: Arc<Directory>,
+    pub partitions: u16,
+    pub bounds: Bounds,
+}
+
+impl Router {
+    pub fn new(parts: RouterParts) -> Self {
+        let RouterParts {
+            here,
+            owners,
+            forwarder,
+            me,
+            directory,
+            partitions,
+            bounds,
+        } = parts;
+        Self {
+            here,
+            owners,
+            forwarder,
+            me,
+            directory,
+            partitions,
+            bounds,
+        }
+    }
+
+    /// Hands a command in, wherever it belongs, and waits until it is durable and can be read here, or refused.
+    pub async fn submit(&self, request: Request) -> Result<Outcome, WriteError> {
+        match &self.forwarder {
+            None => self.here.submit(request, None).await,
+            Some(forwarder) => self.route(forwarder, request).await,
+        }
+    }
+
+    /// Like [`submit`](Self::submit), but waits for room where too much is waiting.
+    pub async fn submit_patiently(&self, request: Request) -> Result<Outcome, WriteError> {
+        if self.forwarder.is_none() {
+            return self.here.writer.submit_patiently(request).await;
+        }
+        loop {
+            match self.submit(request.clone()).await {
+                Err(WriteError::Overloaded { retry_after }) => tokio::time::sleep(retry_after).await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Commands that may still be handed in here before the queue is full.
+    pub fn room(&self) -> usize {
+        self.here.writer.room()
+    }
+
+    /// This node's own part of it.
+    pub fn here(&self) -> &Here {
+        &self.here
+    }
+
+    async fn route(&self, forwarder: &Forwarder, request: Request) -> Result<Outcome, WriteError> {
+        let place = place(&request, &self.directory, self.partitions)?;
+        let mut attempt = Attempt {
+            deadline: clock::monotonic() + self.bounds.forward,
+            unknown: None,
+        };
+        let mut changes = self.owners.changes();
+        let mut pause = PAUSE;
+        loop {
+            changes.mark_unchanged();
+            if let Some(owner) = self.another(place) {
+                let left = attempt.left();
+                match self.forward(forwarder, &owner, &request, left).await {
+                    Ok(outcome) => return Ok(outcome),
+                    Err(ForwardError::Answered(WriteError::NotOwner { .. })) => {}
+                    Err(ForwardError::Answered(e)) => return Err(attempt.blurred(e)),
+                    Err(ForwardError::Unreached(reason)) => {
+                        tracing::debug!(%reason, owner = %owner.url, "a command was not forwarded");
+                    }
+                    Err(ForwardError::Unknown(reason)) => {
+                        let again = attempt.unknown.is_none() && request.idempotency.is_some();
+                        attempt.unknown = Some(reason);
+                        if !again {
+                            return Err(attempt.given_up(place));
+                        }
+                    }
+                }
+            }
+            match self.here.submit(request.clone(), None).await {
+                Err(WriteError::NotOwner { .. }) => {}
+                Err(e) => return Err(attempt.blurred(e)),
+                done => return done,
+            }
+            // Nobody owns it: the next owner's claim is on its way.
+            let wait = pause.min(attempt.left());
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            let _ = tokio::time::timeout(wait, changes.changed()).await;
+            if attempt.left().is_zero() {
+                return Err(attempt.given_up(place));
+            }
+        }
+    }
+
+    /// Who owns a place, if it is another node.
+    fn another(&self, (stream, partition): Place) -> Option<NodeAddress> {
+        self.owners
+            .owner(stream, partition)
+            .filter(|owner| owner.id != self.me)
+    }
+
+    async fn forward(
+        &self,
+        forwarder: &Forwarder,
+        owner: &NodeAddress,
+        request: &Request,
+        at_most: Duration,
+    ) -> Result<Outcome, ForwardError> {
+        let seen = self.seen_settings(&request.tenant);
+        let result = forwarder.submit(owner, request, seen, at_most).await;
+        counter!("gatelog_forwarded_commands_total", "outcome" => label(&result)).increment(1);
+        if let Ok(outcome) = &result {
+            self.show(request, outcome.answer.position()).await;
+        }
+        result
+    }
+
+    /// The last that is folded here of the partition with the tenant's settings. The owner must not decide on older ones:
+    /// who just defined a purpose on this node may use it at once.
+    fn seen_settings(&self, tenant: &TenantId) -> Option<Position> {
+        let partition = self.directory.tenant_shard(tenant).partition(self.partitions);
+        let next = self
+            .here
+            .views
+            .next(settings::NAME, Stream::Identity, partition)?;
+        Some(Position {
+            stream: Stream::Identity,
+            partition,
+            offset: next.checked_sub(1)?,
+        })
+    }
+
+    /// Waits, within bounds, until what was written elsewhere can be read here. If it takes too long, the answer goes out
+    /// all the same: it has a position, and a read may ask for that.
+    async fn show(&self, request: &Request, position: Position) {
+        let deadline = clock::monotonic() + self.bounds.view;
+        let of_stream = SHOWN.iter().filter(|(stream, _)| *stream == position.stream);
+        for projection in of_stream.flat_map(|(_, names)| names.iter()) {
+            let left = left_until(deadline);
+            if let Err(behind) = self.here.views.wait_for(projection, position, left).await {
+                tracing::debug!(%behind, "an answer goes out before this node shows what it is about");
+                return;
+            }
+        }
+        if request.subject == Subject::Tenant {
+            self.here.views.settings_changed(&request.tenant);
+        }
+    }
+}
+
+fn left_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(clock::monotonic())
+}
+
+fn label(result: &Result<Outcome, ForwardError>) -> &'static str {
+    match result {
+        Ok(_) => "done",
+        Err(ForwardError::Answered(WriteError::NotOwner { .. })) => "not_owner",
+        Err(ForwardError::Answered(_)) => "refused",
+        Err(ForwardError::Unreached(_)) => "unreached",
+        Err(ForwardError::Unknown(_)) => "unknown",
+    }
+}
+
+/// One command's way.
+struct Attempt {
+    deadline: Instant,
+    /// Why it is not known whether an earlier try was carried out.
+    unknown: Option<String>,
+}
+
+impl Attempt {
+    fn left(&self) -> Duration {
+        left_until(self.deadline)
+    }
+
+    /// An error as the caller may take it: after a try of which nothing is known, "nothing was written" would be a guess.
+    /// A rejection is none: had the first try been carried out, the second would have found its answer.
+    fn blurred(&self, e: WriteError) -> WriteError {
+        match (&self.unknown, e) {
+            (Some(reason), WriteError::NotOwner { .. } | WriteError::Overloaded { .. }) => {
+                WriteError::Unavailable {
+                    reason: reason.clone(),
+                }
+            }
+            (_, e) => e,
+        }
+    }
+
+    fn given_up(self, (stream, partition): Place) -> WriteError {
+        match self.unknown {
+            Some(reason) => WriteError::Unavailable { reason },
+            None => WriteError::NotOwner { stream, partition },
+        }
+    }
+}

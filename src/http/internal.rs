@@ -1,0 +1,106 @@
+//! What nodes ask of each other. Not for clients: it is not in the OpenAPI document, and neither API keys nor tokens
+//! open it, only the cluster's secret. Whoever has not got it finds nothing under these paths.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::post;
+use gatelog_events::clock;
+
+use super::body;
+use crate::cluster::auth::{ANSWER, NotANode, Ticket};
+use crate::cluster::wire::{self, Refused};
+use crate::cluster::{COMMANDS, Gate, Here, MAX_COMMAND_BYTES};
+use crate::error::Problem;
+use crate::node::Node;
+
+/// What a node needs to take commands from others.
+#[derive(Clone)]
+pub struct Internal {
+    pub gate: Arc<Gate>,
+    pub here: Here,
+}
+
+/// The routes for other nodes, if this node lets any in.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(node: &Node) -> Router<S> {
+    match &node.gate {
+        None => Router::new(),
+        Some(gate) => open_to(Internal {
+            gate: gate.clone(),
+            here: node.router.here().clone(),
+        }),
+    }
+}
+
+/// The routes for other nodes.
+pub fn open_to<S: Clone + Send + Sync + 'static>(internal: Internal) -> Router<S> {
+    Router::new().route(COMMANDS, post(commands)).with_state(internal)
+}
+
+/// Carries a command out that another node was asked for, or says that this node does not own the partition. It never
+/// forwards, so no command goes round in circles.
+async fn commands(State(internal): State<Internal>, request: Request) -> Result<Response, Problem> {
+    let Internal { gate, here } = internal;
+    let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+    let authorization = match (headers.next(), headers.next()) {
+        (Some(value), None) => value.to_str().ok().map(str::to_owned),
+        _ => None,
+    };
+    let Some(authorization) = authorization else {
+        return Err(not_a_node(NotANode::Missing));
+    };
+    let method = request.method().clone();
+    let target = request.uri().path_and_query().map(|t| t.as_str().to_owned());
+    let target = target.unwrap_or_default();
+    let body = body::read(request, MAX_COMMAND_BYTES).await?;
+    let (ticket, verdict) = gate
+        .check(
+            method.as_str(),
+            &target,
+            Some(&authorization),
+            &body,
+            clock::now(),
+        )
+        .map_err(not_a_node)?;
+    if let Err(refused) = verdict {
+        return refuse(&gate, &ticket, refused);
+    }
+    let received = match wire::decode_command(&body) {
+        Ok(received) => received,
+        Err(refused) => return refuse(&gate, &ticket, refused),
+    };
+    let result = here.submit(received.request, received.seen).await;
+    answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
+}
+
+/// Who is not a node finds nothing here; why is told in the log only.
+fn not_a_node(why: NotANode) -> Problem {
+    tracing::warn!(%why, "a request for a path between nodes is not from a node of this cluster");
+    super::not_found()
+}
+
+fn refuse(gate: &Gate, ticket: &Ticket, refused: Refused) -> Result<Response, Problem> {
+    tracing::warn!(%refused, "a command of another node is refused");
+    let status = match refused {
+        Refused::UnknownForm | Refused::UnknownCommand | Refused::Malformed => StatusCode::BAD_REQUEST,
+        Refused::NotAddressed => StatusCode::NOT_FOUND,
+        Refused::Stale | Refused::Replayed => StatusCode::UNAUTHORIZED,
+        Refused::Busy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(gate, ticket, status, wire::encode_refusal(refused)?)
+}
+
+fn answer(gate: &Gate, ticket: &Ticket, status: StatusCode, body: Vec<u8>) -> Result<Response, Problem> {
+    let mac = gate.sign(ticket, status.as_u16(), &body);
+    let mac = HeaderValue::try_from(mac).map_err(|e| Problem::internal(&e))?;
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(HeaderName::from_static(ANSWER), mac);
+    Ok(response)
+}

@@ -1,0 +1,454 @@
+//! Several nodes on real Kafka, as processes of their own: any of them answers, one of them writes, and a node or the
+//! broker that dies takes nothing with it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+#[allow(dead_code)]
+#[path = "../events/tests/log_kafka/broker.rs"]
+mod broker;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gatelog_events::clock;
+use reqwest::Client;
+use serde_json::{Value, json};
+use support::process::{BOOTSTRAP, Process, consent, gatelog};
+
+use broker::Broker;
+
+const PASSWORD: &str = "seven purple otters juggle";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes that share secrets, topics and nothing else.
+struct Cluster {
+    dir: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+    addresses: Vec<String>,
+    nodes: Vec<Option<Process>>,
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+impl Cluster {
+    async fn start(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
+        let environment = [
+            ("GATELOG_LOG", "kafka"),
+            ("GATELOG_KAFKA_BOOTSTRAP", bootstrap),
+            ("GATELOG_KAFKA_TOPIC_PREFIX", prefix),
+            ("GATELOG_KAFKA_REPLICATION", "1"),
+            ("GATELOG_PARTITIONS", "6"),
+            ("GATELOG_KAFKA_SESSION_TIMEOUT", "6s"),
+            ("GATELOG_KAFKA_DELIVERY_TIMEOUT", "3s"),
+            (
+                "GATELOG_CLUSTER_SECRET",
+                "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+            ),
+        ];
+        let mut cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+            environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(),
+            addresses: (0..nodes).map(|_| free_address()).collect(),
+            nodes: (0..nodes).map(|_| None).collect(),
+        };
+        for n in 0..nodes {
+            cluster.start_node(n).await;
+        }
+        cluster
+    }
+
+    fn folder(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{n}"))
+    }
+
+    async fn start_node(&mut self, n: usize) {
+        let folder = self.folder(n);
+        if n > 0 && !folder.exists() {
+            share_secrets(&self.folder(0), &folder);
+        }
+        let url = format!("http://{}", self.addresses[n]);
+        let mut environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        environment.push(("GATELOG_NODE_ADVERTISE", &url));
+        let node = Process::start_with(&folder, &self.addresses[n], &environment).await;
+        self.nodes[n] = Some(node.expect("a node must start"));
+    }
+
+    fn node(&self, n: usize) -> &Process {
+        self.nodes[n].as_ref().unwrap()
+    }
+
+    /// Asks a node, again while it says that it cannot at present.
+    async fn ask(
+        &self,
+        n: usize,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        key: &str,
+    ) -> (u16, Value, String) {
+        let begun = clock::monotonic();
+        loop {
+            let node = self.node(n);
+            let mut call = node
+                .client
+                .request(method.parse().unwrap(), format!("{}{path}", node.url))
+                .bearer_auth(BOOTSTRAP)
+                .header("idempotency-key", key);
+            if let Some(body) = body {
+                call = call.json(body);
+            }
+            let answer = call.send().await.unwrap();
+            let status = answer.status().as_u16();
+            let position = answer
+                .headers()
+                .get("gatelog-position")
+                .map_or(String::new(), |p| p.to_str().unwrap().to_owned());
+            let body = answer.json().await.unwrap_or(Value::Null);
+            if status != 503 || begun.elapsed() > PATIENCE {
+                return (status, body, position);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What a node knows of a user, once it knows what stands at `position`.
+    async fn read(&self, n: usize, user: &str, position: &str) -> (u16, Value) {
+        let node = self.node(n);
+        let answer = node
+            .client
+            .get(format!("{}/v1/users/{user}", node.url))
+            .bearer_auth(BOOTSTRAP)
+            .header("gatelog-min-position", position)
+            .send()
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn register(&self, n: usize, email: &str) -> (u16, Value, String) {
+        let body = json!({"email": email, "password": PASSWORD});
+        self.ask(
+            n,
+            "POST",
+            "/v1/registrations",
+            Some(&body),
+            &format!("register {email}"),
+        )
+        .await
+    }
+
+    /// Stops all nodes; each one's views are as the log says, and all nodes' views are the same.
+    fn verify(mut self) {
+        for node in &mut self.nodes {
+            if let Some(node) = node.take() {
+                assert!(node.stop().success());
+            }
+        }
+        let mut views: Vec<Value> = Vec::new();
+        for n in 0..self.addresses.len() {
+            let folder = self.folder(n);
+            let output = gatelog(&["verify", "--json", "--data-dir", folder.to_str().unwrap()])
+                .envs(self.environment.iter().map(|(k, v)| (k, v)))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+            assert_eq!(report["clean"], true, "node {n}: {report}");
+            views.push(report["views"].clone());
+        }
+        assert!(views.windows(2).all(|w| w[0] == w[1]), "{views:?}");
+        assert!(
+            views[0]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|v| v["name"] == "users" && v["rows"] != 0)
+        );
+    }
+}
+
+fn share_secrets(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-a", from.join("secrets").to_str().unwrap(), to.to_str().unwrap()])
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let mut cluster = Cluster::start(&bootstrap, "any.", 3).await;
+    let mut users = Vec::new();
+    for i in 0..30 {
+        let (status, body, position) = cluster.register(i % 3, &format!("user.{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+        let user = body["user_id"].as_str().unwrap().to_owned();
+        for n in 0..3 {
+            let (status, read) = cluster.read(n, &user, &position).await;
+            assert_eq!(status, 200, "node {n}: {read}");
+        }
+        users.push(user);
+    }
+    // A session begins on one node, is refreshed on the next, and ends when an old token comes back to the third.
+    let login = json!({"identifier": "user.3@example.com", "password": PASSWORD});
+    let (status, tokens, position) = cluster.ask(0, "POST", "/v1/logins", Some(&login), "login").await;
+    assert_eq!(status, 200, "{tokens}");
+    assert_eq!(cluster.read(1, &users[3], &position).await.0, 200);
+    let refresh = |tokens: &Value| json!({"refresh_token": tokens["refresh_token"]});
+    let old = refresh(&tokens);
+    let (status, tokens, position) = cluster
+        .ask(1, "POST", "/v1/sessions/refresh", Some(&old), "first")
+        .await;
+    assert_eq!(status, 200, "{tokens}");
+    assert_eq!(cluster.read(2, &users[3], &position).await.0, 200);
+    let (status, body, _) = cluster
+        .ask(2, "POST", "/v1/sessions/refresh", Some(&old), "reuse")
+        .await;
+    assert_eq!(status, 401, "{body}");
+    let (status, body, _) = cluster
+        .ask(
+            0,
+            "POST",
+            "/v1/sessions/refresh",
+            Some(&refresh(&tokens)),
+            "after reuse",
+        )
+        .await;
+    assert_eq!(status, 401, "the family has ended: {body}");
+
+    cluster.nodes[1].take().unwrap().kill();
+    for (i, user) in users.iter().enumerate() {
+        let n = if i % 2 == 0 { 0 } else { 2 };
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, position) = cluster
+            .ask(n, "PUT", &path, Some(&consent(true)), &format!("c {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(
+            cluster.read(2 - n, user, &position).await.1["consents"]["newsletter"]["granted"],
+            true
+        );
+    }
+    cluster.start_node(1).await;
+    let (status, body, position) = cluster.register(1, "late@example.com").await;
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(
+        cluster
+            .read(0, body["user_id"].as_str().unwrap(), &position)
+            .await
+            .0,
+        200
+    );
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_writer_cannot_undo_what_others_wrote_meanwhile() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let cluster = Cluster::start(&bootstrap, "paused.", 2).await;
+    let mut before = Vec::new();
+    for i in 0..12 {
+        let (status, body, _) = cluster.register(i % 2, &format!("a{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+        before.push(body["user_id"].as_str().unwrap().to_owned());
+    }
+    cluster.node(0).signal("-STOP");
+    // Nobody but the other node is there; it takes over what the paused one owned.
+    for i in 0..12 {
+        let (status, body, _) = cluster.register(1, &format!("b{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+    }
+    cluster.node(0).signal("-CONT");
+    for i in 0..12 {
+        let taken = cluster.register(0, &format!("B{i}@EXAMPLE.com")).await;
+        assert_eq!(taken.0, 409, "it believed to own this address: {}", taken.1);
+        let (status, body, _) = cluster.register(0, &format!("c{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+    }
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_gets_an_address_whatever_its_spelling_and_node() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let cluster = Cluster::start(&bootstrap, "race.", 3).await;
+    for round in 0..20 {
+        let spellings = [
+            "Jo.{}@Example.com",
+            "jo.{}@example.com",
+            "JO.{}@EXAMPLE.COM",
+            "jO.{}@eXample.Com",
+        ];
+        let mut asked = Vec::new();
+        for i in 0..12 {
+            let email = spellings[i % 4].replace("{}", &round.to_string());
+            let body = json!({"email": email, "password": PASSWORD});
+            let key = format!("race {round} {i}");
+            let cluster = &cluster;
+            asked.push(async move {
+                cluster
+                    .ask(i % 3, "POST", "/v1/registrations", Some(&body), &key)
+                    .await
+                    .0
+            });
+        }
+        let mut answers = futures::future::join_all(asked).await;
+        answers.sort_unstable();
+        assert_eq!(answers[0], 201, "{answers:?}");
+        assert!(answers[1..].iter().all(|a| *a == 409), "{answers:?}");
+    }
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_is_away_reads_go_on_and_afterwards_writes_do() {
+    let Some(broker) = Broker::start(&[]) else { return };
+    let cluster = Cluster::start(&broker.bootstrap(), "away.", 2).await;
+    let (status, body, position) = cluster.register(0, "ada@example.com").await;
+    assert_eq!(status, 201, "{body}");
+    let user = body["user_id"].as_str().unwrap().to_owned();
+    assert_eq!(cluster.read(1, &user, &position).await.0, 200);
+    broker.kill(1);
+    let begun = clock::monotonic();
+    let node = cluster.node(0);
+    let refused = Client::new()
+        .put(format!("{}/v1/users/{user}/consents/newsletter", node.url))
+        .bearer_auth(BOOTSTRAP)
+        .header("idempotency-key", "while away")
+        .json(&consent(true))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    for n in 0..2 {
+        let (status, read) = cluster.read(n, &user, &position).await;
+        assert_eq!(status, 200, "{read}");
+    }
+    broker.restart();
+    for n in 0..2 {
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, position) = cluster
+            .ask(n, "PUT", &path, Some(&consent(n == 0)), &format!("back {n}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        let (_, read) = cluster.read(1 - n, &user, &position).await;
+        assert_eq!(read["consents"]["newsletter"]["granted"], n == 0, "{read}");
+    }
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let node = Process::start(&old, None).await.unwrap();
+    let mut users = Vec::new();
+    for i in 0..20 {
+        let body = json!({"email": format!("m{i}@example.com"), "password": PASSWORD});
+        let (status, body) = node.call("POST", "/v1/registrations", Some(body)).await.unwrap();
+        assert_eq!(status, 201, "{body}");
+        users.push((
+            body["user_id"].as_str().unwrap().to_owned(),
+            body["position"].clone(),
+        ));
+    }
+    let login = json!({"identifier": "m1@example.com", "password": PASSWORD});
+    let (_, tokens) = node.call("POST", "/v1/logins", Some(login)).await.unwrap();
+    let erased = format!("/v1/users/{}", users[0].0);
+    assert_eq!(node.call("DELETE", &erased, None).await.unwrap().0, 200);
+    assert!(node.stop().success());
+
+    let environment = [
+        ("GATELOG_KAFKA_BOOTSTRAP", bootstrap.as_str()),
+        ("GATELOG_KAFKA_TOPIC_PREFIX", "moved."),
+        ("GATELOG_KAFKA_REPLICATION", "1"),
+    ];
+    let copy = || {
+        let output = gatelog(&[
+            "log",
+            "copy",
+            "--to",
+            "kafka",
+            "--json",
+            "--data-dir",
+            old.to_str().unwrap(),
+        ])
+        .envs(environment)
+        .output()
+        .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.success(),
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(),
+            said,
+        )
+    };
+    let (done, first, said) = copy();
+    assert!(done, "{said}");
+    assert!(first["records"].as_u64().unwrap() > 40, "{first}");
+    assert_eq!(first["keys"], 20);
+    // A second run finds everything there.
+    let (done, second, said) = copy();
+    assert!(done, "{said}");
+    assert_eq!(
+        (&second["records"], &second["already_there"]),
+        (&json!(0), &first["records"])
+    );
+
+    share_secrets(&old, &new);
+    let mut all = environment.to_vec();
+    all.extend([("GATELOG_LOG", "kafka"), ("GATELOG_PARTITIONS", "8")]);
+    let node = Process::start_with(&new, "127.0.0.1:0", &all).await.unwrap();
+    for (user, position) in &users[1..] {
+        let (status, timeline) = node
+            .call("GET", &format!("/v1/users/{user}/timeline"), None)
+            .await
+            .unwrap();
+        assert_eq!(status, 200);
+        let events = timeline["events"].as_array().unwrap();
+        assert!(events.iter().any(|e| e["position"] == *position), "{timeline}");
+    }
+    assert_eq!(node.call("GET", &erased, None).await.unwrap().0, 404);
+    let refresh = json!({"refresh_token": tokens["refresh_token"]});
+    let begun = clock::monotonic();
+    loop {
+        let (status, body) = node
+            .call("POST", "/v1/sessions/refresh", Some(refresh.clone()))
+            .await
+            .unwrap();
+        if status == 200 {
+            break;
+        }
+        assert!(status == 503 && begun.elapsed() < PATIENCE, "{body}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(node.stop().success());
+    let verified = gatelog(&["verify", "--data-dir", new.to_str().unwrap()])
+        .envs(all)
+        .output()
+        .unwrap();
+    assert!(
+        verified.status.success(),
+        "{}",
+        String::from_utf8_lossy(&verified.stdout)
+    );
+    // What was written since is not in the source: the target holds another log now.
+    let (done, _, said) = copy();
+    assert!(
+        !done && said.contains("the target holds more than the source"),
+        "{said}"
+    );
+}
