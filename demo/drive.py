@@ -184,18 +184,22 @@ class Simulation:
     async def _login(self, person):
         """Logs in; the access token, if there is one."""
         user = self.known[person.number]
-        answer = await self._send("login", person, Api.login, person.email, person.password)
+        answer = await self._send(
+            "login", person, Api.login, person.email, person.password, min_position=user["position"]
+        )
         if not self._expected(answer, 200):
             return None
         self._write("login", answer, user_id=user["id"], session_id=answer.body["session_id"])
         return answer.body["access_token"]
 
     async def _mistype_login(self, person):
-        answer = await self._send("login", person, Api.login, person.email, person.password[:-1] + "!?")
+        user = self.known[person.number]
+        wrong = person.password[:-1] + "!?"
+        answer = await self._send("login", person, Api.login, person.email, wrong, min_position=user["position"])
         if self._expected(answer, 401):
             # Each try is a guess that the server writes down, whatever its key; of those before the last it is not
             # known how far they came.
-            self._write("mistyped login", answer, user_id=self.known[person.number]["id"], tries=answer.tries)
+            self._write("mistyped login", answer, user_id=user["id"], tries=answer.tries)
 
     async def _change_consent(self, person, token):
         user = self.known[person.number]

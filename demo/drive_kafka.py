@@ -131,6 +131,11 @@ class ClusterSimulation(Simulation):
 
     # The run
 
+    async def run(self):
+        async with aiohttp.ClientSession(timeout=PROBE_TIMEOUT) as session:
+            self.probe_apis = [Api(session, node.url, self.api_key) for node in self.servers]
+            await super().run()
+
     async def _start(self):
         first, *others = self.servers
         first.start()
@@ -139,8 +144,6 @@ class ClusterSimulation(Simulation):
         for node in others:
             node.start()
         seconds += [await node.wait_ready(self.session) for node in others]
-        self.probe_session = aiohttp.ClientSession(timeout=PROBE_TIMEOUT)
-        self.probe_apis = [Api(self.probe_session, node.url, self.api_key) for node in self.servers]
         self.up.set()
         await self._register_probes()
         say(
@@ -165,12 +168,6 @@ class ClusterSimulation(Simulation):
                         break
             if number > self.users + 100 * self.partitions:
                 raise Failure(f"no user of some partition in {number - self.users} registrations: {self.probe_people}")
-
-    async def _drive(self):
-        try:
-            await super()._drive()
-        finally:
-            await self.probe_session.close()
 
     async def _stop(self):
         """All at once, when each has read what was written last."""
@@ -353,7 +350,7 @@ class ClusterSimulation(Simulation):
         return "\n".join(lines)
 
 
-async def run(simulation):
+async def run_until_signalled(simulation):
     # As Ctrl-C does: what was started is ended.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     await simulation.run()
@@ -372,7 +369,7 @@ def main():
     parser.add_argument("--seed", type=int, default=2026)
     try:
         simulation = ClusterSimulation(parser.parse_args())
-        asyncio.run(run(simulation))
+        asyncio.run(run_until_signalled(simulation))
     except Failure as failure:
         say(f"failed: {failure}")
         return 1

@@ -193,9 +193,12 @@ class Api:
     async def register(self, person, *, key, address):
         return await self._call("POST", "/v1/registrations", person.registration(), key=key, address=address)
 
-    async def login(self, email, password, *, key, address):
+    async def login(self, email, password, *, key, address, min_position):
+        """`min_position`: after the registration, wherever that was answered."""
         body = {"identifier": email, "password": password}
-        return await self._call("POST", "/v1/logins", body, key=key, address=address, authorized=False)
+        return await self._call(
+            "POST", "/v1/logins", body, key=key, address=address, min_position=min_position, authorized=False
+        )
 
     async def set_consent(self, user_id, change, *, key, address, token=None):
         body = {name: value for name, value in change.items() if name != "purpose"}
