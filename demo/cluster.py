@@ -16,6 +16,7 @@ from gatelog_client import Failure, Server, free_port
 HERE = Path(__file__).resolve().parent
 KAFKA = HERE.parent / "scripts" / "kafka"
 NODES = 3
+PROBE_TOPIC = "demo-probe"
 
 
 class Node(Server):
@@ -127,6 +128,12 @@ class Brokers:
                 raise Failure(f"Kafka's copies were not in sync within {limit:.0f} s: {behind[:5]}")
             await asyncio.sleep(0.5)
 
+    def make_probe_topic(self, partitions):
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        topic = NewTopic(PROBE_TOPIC, partitions, len(self.numbers), config={"min.insync.replicas": "2"})
+        AdminClient({"bootstrap.servers": self.bootstrap}).create_topics([topic])[PROBE_TOPIC].result(60)
+
     def _behind(self):
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
@@ -151,3 +158,40 @@ class Brokers:
         said, _ = await process.communicate()
         if process.returncode != 0:
             raise Failure(f"{' '.join(command)} failed: {said.decode(errors='replace').strip()[-1000:]}")
+
+
+class BareWrites:
+    """Writes to every partition of a topic of its own, as plainly as Kafka's client can, until told to stop.
+
+    What this has to wait for, Gatelog cannot be faster than.
+    """
+
+    def __init__(self, bootstrap, partitions):
+        from confluent_kafka import Producer
+
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "retry.backoff.ms": 100, "log_level": 0}
+        )
+        self._partitions = range(partitions)
+        self._begun = time.monotonic()
+        self._over = False
+        self.again = {}  # partition → seconds until the first write was acknowledged
+        self._task = asyncio.ensure_future(asyncio.to_thread(self._write))
+
+    def _write(self):
+        next_at = 0.0
+        while not self._over:
+            if time.monotonic() >= next_at:
+                for partition in self._partitions:
+                    self._producer.produce(PROBE_TOPIC, b"", partition=partition, on_delivery=self._delivered)
+                next_at = time.monotonic() + 0.25
+            self._producer.poll(0.02)
+        self._producer.purge()
+
+    def _delivered(self, error, message):
+        if error is None:
+            self.again.setdefault(message.partition(), time.monotonic() - self._begun)
+
+    async def stop(self):
+        self._over = True
+        await self._task

@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from cluster import Brokers, plan_nodes, share_secrets
+from cluster import BareWrites, Brokers, plan_nodes, share_secrets
 from corpus import consent
 from drive import Failure, Simulation, quantile, say
 from gatelog_client import Api
 
 NODE_KILLED, NODE_PAUSED = "node killed", "node paused"
 NODES_RESTARTED, BROKER_KILLED = "nodes restarted in turn", "broker killed"
-KINDS = (NODE_KILLED, BROKER_KILLED, NODE_PAUSED, NODES_RESTARTED)
+KINDS = {
+    "node-kill": NODE_KILLED,
+    "broker-kill": BROKER_KILLED,
+    "node-pause": NODE_PAUSED,
+    "restart": NODES_RESTARTED,
+}
 # A request that hangs, as at a paused node, is tried at the next one after this.
 TIMEOUT = aiohttp.ClientTimeout(total=8)
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.5)
@@ -40,6 +45,7 @@ class Trouble:
     down: float = 0.0  # how long the node or broker was away
     back: float = 0.0  # from its start, or the signal to go on, until ready (a broker: until all is in sync)
     again: dict = field(default_factory=dict)  # (stream, partition) → seconds until the first write begun after it
+    bare: float = None  # the same of Kafka alone, for a plain producer
     slowest: float = 0.0  # the longest that a probe had to wait at any time until the trouble was over
     beside: list = field(default_factory=list)  # what was already going on
 
@@ -96,6 +102,7 @@ class ClusterSimulation(Simulation):
         self.brokers = Brokers(options.kafka)
         self.partitions = options.partitions
         self.session_timeout = options.session_timeout
+        self.kinds = [KINDS[name] for name in options.kinds.split(",")]
         options.kills = 0
         super().__init__(options)
         self.plan = self._plan_troubles(options.troubles)
@@ -125,7 +132,7 @@ class ClusterSimulation(Simulation):
         """Every kind in random order, again and again; each at a random moment of its part of the run."""
         kinds = []
         while len(kinds) < count:
-            kinds += self.rng.sample(KINDS, len(KINDS))
+            kinds += self.rng.sample(self.kinds, len(self.kinds))
         places = [self.total * (part + self.rng.uniform(0.05, 0.8)) / count for part in range(count)]
         return list(zip(places, kinds[:count]))
 
@@ -137,6 +144,7 @@ class ClusterSimulation(Simulation):
             await super().run()
 
     async def _start(self):
+        await asyncio.to_thread(self.brokers.make_probe_topic, self.partitions)
         first, *others = self.servers
         first.start()
         seconds = [await first.wait_ready(self.session)]
@@ -294,6 +302,7 @@ class ClusterSimulation(Simulation):
         trouble = self._trouble(BROKER_KILLED, f"broker {number}", beside)
         await self.brokers.kill(number)
         away = Away(self, people, trouble)
+        bare = BareWrites(self.brokers.bootstrap, self.partitions)
         try:
             trouble.down = self.rng.uniform(0, 15)
             await asyncio.sleep(trouble.down)
@@ -302,8 +311,11 @@ class ClusterSimulation(Simulation):
             await self.brokers.wait_in_sync()
             trouble.back = time.monotonic() - begun
             await away.finish()
+            if len(bare.again) == self.partitions:
+                trouble.bare = max(bare.again.values())
         finally:
             away.cancel()
+            await bare.stop()
         return [trouble]
 
     def _trouble_so_far(self):
@@ -330,16 +342,17 @@ class ClusterSimulation(Simulation):
             "troubles; seconds: writes on every partition again (first write begun after it, identity and activity); "
             "longest wait of a write until all was over; away; back"
         )
-        for kind in KINDS:
+        for kind in KINDS.values():
             for trouble in by_kind[kind]:
                 identity, activity = (
                     max((s for (name, _), s in trouble.again.items() if name == stream), default=0.0)
                     for stream in ("identity", "activity")
                 )
+                bare = "" if trouble.bare is None else f"  (Kafka alone {trouble.bare:.1f})"
                 beside = f"  beside: {', '.join(trouble.beside)}" if trouble.beside else ""
                 lines.append(
                     f"  {kind:<23} {trouble.who:<9} at {trouble.at:6.1f}  again {identity:5.1f} {activity:5.1f}  "
-                    f"longest {trouble.slowest:5.1f}  away {trouble.down:5.1f}  back {trouble.back:5.1f}{beside}"
+                    f"longest {trouble.slowest:5.1f}  away {trouble.down:5.1f}  back {trouble.back:5.1f}{bare}{beside}"
                 )
             times = sorted(max(trouble.again.values()) for trouble in by_kind[kind])
             if times:
@@ -363,12 +376,17 @@ def main():
     parser.add_argument("--kafka", required=True, help="the folder of `scripts/kafka start --brokers 3`")
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--troubles", type=int, default=12)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="which kinds of trouble, by name")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--partitions", type=int, default=16)
     parser.add_argument("--session-timeout", type=int, default=6, help="seconds")
     parser.add_argument("--seed", type=int, default=2026)
+    options = parser.parse_args()
+    unknown = set(options.kinds.split(",")) - KINDS.keys()
+    if unknown:
+        parser.error(f"no kinds of trouble: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     try:
-        simulation = ClusterSimulation(parser.parse_args())
+        simulation = ClusterSimulation(options)
         asyncio.run(run_until_signalled(simulation))
     except Failure as failure:
         say(f"failed: {failure}")
