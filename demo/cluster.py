@@ -129,10 +129,15 @@ class Brokers:
             await asyncio.sleep(0.5)
 
     def make_probe_topic(self, partitions):
+        from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient, NewTopic
 
         topic = NewTopic(PROBE_TOPIC, partitions, len(self.numbers), config={"min.insync.replicas": "2"})
-        AdminClient({"bootstrap.servers": self.bootstrap}).create_topics([topic])[PROBE_TOPIC].result(60)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        try:
+            admin.create_topics([topic])[PROBE_TOPIC].result(60)
+        except KafkaException as error:
+            raise Failure(f"the topic {PROBE_TOPIC} was not created: {error}") from None
 
     def _behind(self):
         from confluent_kafka import KafkaException
