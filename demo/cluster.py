@@ -133,7 +133,7 @@ class Brokers:
         from confluent_kafka.admin import AdminClient, NewTopic
 
         topic = NewTopic(PROBE_TOPIC, partitions, len(self.numbers), config={"min.insync.replicas": "2"})
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
             admin.create_topics([topic])[PROBE_TOPIC].result(60)
         except KafkaException as error:

@@ -23,7 +23,6 @@ from gatelog_client import Api, Failure, Server
 PLANS = ("free", "pro", "enterprise")
 WRONG_PASSWORDS = 0.05
 SAMPLES = 100
-UNEXPECTED_LIMIT = 25
 # Not reached yet, too many, too busy. So is 409 with Retry-After: the first request with this key is still worked on.
 TRY_AGAIN = (412, 429, 503)
 # A request whose answer takes longer is sent again, with its key.
@@ -32,6 +31,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 class Simulation:
     timeout = TIMEOUT
+    unexpected_limit = 25
 
     def __init__(self, options):
         self.rng = random.Random(options.seed)
@@ -49,7 +49,7 @@ class Simulation:
         self.done = 0
         self.over = False
         self.counts = Counter()
-        self.unexpected = []
+        self.unexpected = Counter()
         self.latency = defaultdict(list)  # of the try that was answered
         self.until_answered = defaultdict(list)  # from the first try on
         self.apis = []
@@ -260,7 +260,7 @@ class Simulation:
             else:
                 if answer.status not in TRY_AGAIN and not (answer.status == 409 and answer.retry_after):
                     self._note_times(person, kind, first_begun, begun)
-                    answer.tries = tries
+                    answer.kind, answer.tries = kind, tries
                     return answer
                 self.counts[f"answered {answer.status}, sent again"] += 1
                 wait = self._wait(person, pause, answer.retry_after)
@@ -283,10 +283,13 @@ class Simulation:
     def _expected(self, answer, status):
         if answer.status == status:
             return True
-        self.unexpected.append(answer.problem)
-        if len(self.unexpected) > UNEXPECTED_LIMIT:
-            raise Failure("too many unexpected answers:\n  " + "\n  ".join(sorted(set(self.unexpected))))
+        self.unexpected[f"{answer.kind}: {answer.problem}"] += 1
+        if sum(self.unexpected.values()) > self.unexpected_limit:
+            raise Failure(f"too many unexpected answers:\n{self._unexpected_listed()}")
         return False
+
+    def _unexpected_listed(self):
+        return "\n".join(f"  {count:>5,}  {what}" for what, count in sorted(self.unexpected.items()))
 
     def _write(self, op, answer, **what):
         position = answer.body.get("position") or answer.position
@@ -349,8 +352,7 @@ class Simulation:
             median, high = 1000 * quantile(times, 0.5), 1000 * quantile(times, 0.99)
             lines.append(f"  {kind:<9} answered in {median:.0f} ms at the median, {high:.0f} ms at the 99th percentile")
         if self.unexpected:
-            lines.append(f"{len(self.unexpected)} unexpected answers:")
-            lines += [f"  {problem}" for problem in sorted(set(self.unexpected))]
+            lines.append(f"{sum(self.unexpected.values())} unexpected answers:\n{self._unexpected_listed()}")
         return "\n".join(lines)
 
 

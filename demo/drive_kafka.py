@@ -97,6 +97,8 @@ class Away:
 
 class ClusterSimulation(Simulation):
     timeout = TIMEOUT
+    # More than one node: what is wrong once is wrong often, and the checks tell more than an early end.
+    unexpected_limit = 500
 
     def __init__(self, options):
         self.brokers = Brokers(options.kafka)
@@ -168,7 +170,7 @@ class ClusterSimulation(Simulation):
             await asyncio.gather(*(self._register(person) for person in people))
             for person in people:
                 if person.number not in self.known:
-                    raise Failure(f"a registration was answered unexpectedly: {self.unexpected[-1]}")
+                    raise Failure(f"a registration was answered unexpectedly: {self._unexpected_listed()}")
                 partition = int(self.known[person.number]["position"].split(":")[1])
                 for lane in self.probe_people.values():
                     if partition not in lane:

@@ -175,6 +175,7 @@ class Answer:
     position: str
     retry_after: float
     key: Optional[str]  # the Idempotency-Key it was asked with
+    kind: str = ""  # what it was asked for
     tries: int = 1  # how often it was asked
 
     @property

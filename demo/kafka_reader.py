@@ -119,7 +119,13 @@ def read(bootstrap, prefix="gatelog."):
     streams = {prefix + stream: stream for stream in STREAMS}
     # The group is only a name: nothing is joined, nothing committed.
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": f"{prefix}demo-reader", "enable.auto.commit": False, "check.crcs": True}
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"{prefix}demo-reader",
+            "enable.auto.commit": False,
+            "check.crcs": True,
+            "log_level": 2,
+        }
     )
     try:
         ends = {}
