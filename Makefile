@@ -8,10 +8,10 @@ DATA_DIR ?= ./data
 LISTEN ?= 127.0.0.1:8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench demo fuzz
+.PHONY: help setup run test lint bench demo demo-kafka fuzz
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
 setup: ## install what this machine lacks for building (done by the others as needed)
 	@scripts/setup
@@ -35,6 +35,10 @@ bench: setup ## measure, and write docs/benchmarks.md
 demo: ## register, log in and change thousands of users while the server is killed 20 times, then check (DEMO_USERS=500 is quick)
 	@scripts/setup --demo
 	@scripts/demo
+
+demo-kafka: ## the same on three nodes and three Kafka brokers, which are killed, paused and restarted meanwhile (DEMO_USERS=200 is quick)
+	@scripts/setup --demo --kafka
+	@scripts/demo-kafka
 
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (default 300)
 	@scripts/fuzz

@@ -75,9 +75,19 @@ def check_sessions(journal, events):
 
 
 def check_mistyped(journal, events):
-    acknowledged = Counter(entry["user_id"] for entry in journal if entry["op"] == "mistyped login")
+    """Each is there once, and each try before the one that was answered at most once: every try is a guess."""
+    check = Check("failed logins are there, once a try at most")
+    least, most = Counter(), Counter()
+    for entry in journal:
+        if entry["op"] == "mistyped login":
+            least[entry["user_id"]] += 1
+            most[entry["user_id"]] += entry.get("tries", 1)
+    check.looked_at = sum(least.values())
     found = Counter(event.subject for event in events if event.type == "login.failed")
-    return compare_counts("failed logins are there exactly once", acknowledged, found)
+    for user in most.keys() | found.keys():
+        if not least[user] <= found[user] <= most[user]:
+            check.wrong.append(f"{user}: acknowledged {least[user]}, tried {most[user]}, in the log {found[user]}")
+    return check
 
 
 def check_consents(journal, events):

@@ -23,7 +23,6 @@ from gatelog_client import Api, Failure, Server
 PLANS = ("free", "pro", "enterprise")
 WRONG_PASSWORDS = 0.05
 SAMPLES = 100
-UNEXPECTED_LIMIT = 25
 # Not reached yet, too many, too busy. So is 409 with Retry-After: the first request with this key is still worked on.
 TRY_AGAIN = (412, 429, 503)
 # A request whose answer takes longer is sent again, with its key.
@@ -31,6 +30,9 @@ TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
 class Simulation:
+    timeout = TIMEOUT
+    unexpected_limit = 25
+
     def __init__(self, options):
         self.rng = random.Random(options.seed)
         self.corpus = Corpus(options.seed)
@@ -39,7 +41,7 @@ class Simulation:
         self.concurrency = options.concurrency
         self.work = Path(options.work)
         self.api_key = "demo-" + secrets.token_urlsafe(32)
-        self.server = Server(options.binary, self.work / "data", self.api_key, self.work / "server.log")
+        self.servers = self._plan_servers(options)
         self.journal = (self.work / "journal.ndjson").open("w", encoding="utf-8")
         self.visits = self._plan_visits()
         self.total = sum(len(steps) for _, _, steps in self.visits)
@@ -47,11 +49,17 @@ class Simulation:
         self.done = 0
         self.over = False
         self.counts = Counter()
-        self.unexpected = []
-        self.latency = defaultdict(list)
+        self.unexpected = Counter()
+        self.latency = defaultdict(list)  # of the try that was answered
+        self.until_answered = defaultdict(list)  # from the first try on
+        self.apis = []
+        self.asked = 0
         self.restarts = []
         self.known = {}  # user number → what is known of the user after registration
         self.first_visit = {}  # user number → set when the first visit is over
+
+    def _plan_servers(self, options):
+        return [Server(options.binary, self.work / "data", self.api_key, self.work / "server.log")]
 
     # Who does what, in which order
 
@@ -83,30 +91,43 @@ class Simulation:
 
     async def run(self):
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as self.session:
-            self.api = Api(self.session, self.server.url, self.api_key)
+        async with aiohttp.ClientSession(connector=connector, timeout=self.timeout) as self.session:
+            self.apis = [Api(self.session, server.url, self.api_key) for server in self.servers]
             self.up = asyncio.Event()
             self.first_visit = {number: asyncio.Event() for number in range(self.users)}
-            self.server.start()
-            first_start = await self.server.wait_ready(self.session)
-            self.up.set()
-            say(f"server ready in {first_start:.2f} s; {self.total:,} requests by {self.concurrency} at a time")
-            self.begun = time.monotonic()
-            queue = iter(self.visits)
-            workers = [asyncio.ensure_future(self._work(queue)) for _ in range(self.concurrency)]
-            killer = asyncio.ensure_future(self._kill_at_random())
-            others = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._watch())]
-            tasks = workers + [killer] + others
             try:
-                await first_failure_or_all(workers, tasks)
-                self.over = True
-                await first_failure_or_all([killer], tasks)
+                await self._start()
+                self.up.set()
+                await self._drive()
+                await self._stop()
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
                 self.journal.close()
-                self.server.stop()
+                for server in self.servers:
+                    server.kill()
+
+    async def _start(self):
+        self.servers[0].start()
+        first_start = await self.servers[0].wait_ready(self.session)
+        say(f"server ready in {first_start:.2f} s; {self.total:,} requests by {self.concurrency} at a time")
+
+    async def _stop(self):
+        self.servers[0].stop()
+
+    async def _drive(self):
+        self.begun = time.monotonic()
+        queue = iter(self.visits)
+        workers = [asyncio.ensure_future(self._work(queue)) for _ in range(self.concurrency)]
+        troubles = [asyncio.ensure_future(trouble) for trouble in self._troubles()]
+        others = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._watch())]
+        tasks = workers + troubles + others
+        try:
+            await first_failure_or_all(workers, tasks)
+            self.over = True
+            await first_failure_or_all(troubles, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self.seconds = time.monotonic() - self.begun
 
     async def _work(self, queue):
@@ -142,7 +163,7 @@ class Simulation:
     # The steps
 
     async def _register(self, person):
-        answer = await self._send("register", person, self.api.register, person)
+        answer = await self._send("register", person, Api.register, person)
         if self._expected(answer, 201):
             self.known[person.number] = {
                 "id": answer.body["user_id"],
@@ -163,24 +184,29 @@ class Simulation:
     async def _login(self, person):
         """Logs in; the access token, if there is one."""
         user = self.known[person.number]
-        answer = await self._send("login", person, self.api.login, person.email, person.password)
+        answer = await self._send(
+            "login", person, Api.login, person.email, person.password, min_position=user["position"]
+        )
         if not self._expected(answer, 200):
             return None
-        user["position"] = answer.position or user["position"]
         self._write("login", answer, user_id=user["id"], session_id=answer.body["session_id"])
         return answer.body["access_token"]
 
     async def _mistype_login(self, person):
-        answer = await self._send("login", person, self.api.login, person.email, person.password[:-1] + "!?")
+        user = self.known[person.number]
+        wrong = person.password[:-1] + "!?"
+        answer = await self._send("login", person, Api.login, person.email, wrong, min_position=user["position"])
         if self._expected(answer, 401):
-            self._write("mistyped login", answer, user_id=self.known[person.number]["id"])
+            # Each try is a guess that the server writes down, whatever its key; of those before the last it is not
+            # known how far they came.
+            self._write("mistyped login", answer, user_id=user["id"], tries=answer.tries)
 
     async def _change_consent(self, person, token):
         user = self.known[person.number]
         purpose = self.rng.choice(list(PURPOSES))
         granted = not user["consents"].get(purpose, self.rng.random() < 0.3)
         change = consent(self.rng, purpose, granted, person.locale)
-        answer = await self._send("consent", person, self.api.set_consent, user["id"], change, token=token)
+        answer = await self._send("consent", person, Api.set_consent, user["id"], change, token=token)
         if self._expected(answer, 200):
             user["consents"][purpose] = granted
             user["position"] = answer.body["position"]
@@ -189,7 +215,7 @@ class Simulation:
     async def _change_plan(self, person):
         user = self.known[person.number]
         plan = self.rng.choice([p for p in PLANS if p != user["plan"]])
-        answer = await self._send("plan", person, self.api.set_plan, user["id"], plan)
+        answer = await self._send("plan", person, Api.set_plan, user["id"], plan)
         if self._expected(answer, 200):
             user["plan"] = plan
             user["position"] = answer.body["position"]
@@ -199,11 +225,12 @@ class Simulation:
         """Records a user's state and the time of the latest event that is in it.
 
         The user does nothing else meanwhile; the pauses keep the neighbouring events out of the same millisecond.
+        What is compared comes from the stream `identity` alone, so both are read at its last position or after.
         """
         await asyncio.sleep(0.01)
         least = user["position"]
-        state = await self._send("read", person, self.api.user, user["id"], min_position=least)
-        last = await self._send("read", person, self.api.last_event, user["id"], min_position=least)
+        state = await self._send("read", person, Api.user, user["id"], min_position=least)
+        last = await self._send("read", person, Api.last_event, user["id"], min_position=least)
         if self._expected(state, 200) and self._expected(last, 200):
             self._write("snapshot", state, user_id=user["id"], time=last.body["events"][0]["time"], state=state.body)
         await asyncio.sleep(0.01)
@@ -211,35 +238,58 @@ class Simulation:
     # Sending, and what comes back
 
     async def _send(self, kind, person, call, *arguments, **named):
-        """Sends one request until it is answered: through lost connections, kills and a server that is too busy."""
+        """Sends one request until it is answered: through lost connections, kills and a server that is too busy.
+
+        Each try goes to the next server; when all have been asked there is a pause.
+        """
         if kind != "read":
             named["key"] = str(uuid.uuid4())
         pause = 0.02
+        tries = 0
+        first_begun = time.monotonic()
         while True:
             await self.up.wait()
+            tries += 1
             begun = time.monotonic()
             try:
-                answer = await call(*arguments, address=address_of(person.number), **named)
+                answer = await call(self._next_api(person), *arguments, address=address_of(person.number), **named)
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
                 # Cut off while it was sent, worked on, or answered: only the log knows what became of it.
                 self.counts["lost, sent again"] += 1
-                wait = pause
+                wait = self._wait(person, pause, 0)
             else:
                 if answer.status not in TRY_AGAIN and not (answer.status == 409 and answer.retry_after):
-                    self.latency[kind].append(time.monotonic() - begun)
+                    self._note_times(person, kind, first_begun, begun)
+                    answer.kind, answer.tries = kind, tries
                     return answer
                 self.counts[f"answered {answer.status}, sent again"] += 1
-                wait = max(pause, min(answer.retry_after, 5.0))
-            await asyncio.sleep(wait * (0.5 + random.random()))
-            pause = min(pause * 2, 1.0)
+                wait = self._wait(person, pause, answer.retry_after)
+            if tries % len(self.apis) == 0:
+                await asyncio.sleep(wait * (0.5 + random.random()))
+                pause = min(pause * 2, 1.0)
+
+    def _next_api(self, person):
+        self.asked += 1
+        return self.apis[self.asked % len(self.apis)]
+
+    def _wait(self, person, pause, retry_after):
+        return max(pause, min(retry_after, 5.0))
+
+    def _note_times(self, person, kind, first_begun, begun):
+        now = time.monotonic()
+        self.latency[kind].append(now - begun)
+        self.until_answered[kind].append(now - first_begun)
 
     def _expected(self, answer, status):
         if answer.status == status:
             return True
-        self.unexpected.append(answer.problem)
-        if len(self.unexpected) > UNEXPECTED_LIMIT:
-            raise Failure("too many unexpected answers:\n  " + "\n  ".join(sorted(set(self.unexpected))))
+        self.unexpected[f"{answer.kind}: {answer.problem}"] += 1
+        if sum(self.unexpected.values()) > self.unexpected_limit:
+            raise Failure(f"too many unexpected answers:\n{self._unexpected_listed()}")
         return False
+
+    def _unexpected_listed(self):
+        return "\n".join(f"  {count:>5,}  {what}" for what, count in sorted(self.unexpected.items()))
 
     def _write(self, op, answer, **what):
         position = answer.body.get("position") or answer.position
@@ -249,24 +299,33 @@ class Simulation:
 
     # Beside the load
 
+    def _troubles(self):
+        """What goes on beside the load until it has made all its trouble."""
+        return [self._kill_at_random()]
+
     async def _kill_at_random(self):
         """Kills and restarts the server at random moments, one in each of as many equal parts of the run."""
+        server = self.servers[0]
         for part in range(self.kills):
-            threshold = self.total * (part + self.rng.uniform(0.05, 0.95)) / self.kills
-            while self.done < threshold and not self.over:
-                await asyncio.sleep(0.01)
+            await self._reach(self.total * (part + self.rng.uniform(0.05, 0.95)) / self.kills)
             await asyncio.sleep(self.rng.uniform(0, 0.2))
-            self.server.kill()
+            server.kill()
             self.up.clear()
-            self.server.start()
-            self.restarts.append(await self.server.wait_ready(self.session))
+            server.start()
+            self.restarts.append(await server.wait_ready(self.session))
             self.up.set()
 
+    async def _reach(self, threshold):
+        """Waits until so many requests are done, or all."""
+        while self.done < threshold and not self.over:
+            await asyncio.sleep(0.01)
+
     async def _watch(self):
-        """Notices if the server ends although nobody killed it."""
+        """Notices if a server ends although nobody killed it."""
         while True:
             await asyncio.sleep(0.2)
-            self.server.check_alive()
+            for server in self.servers:
+                server.check_alive()
 
     async def _report(self):
         while True:
@@ -275,8 +334,11 @@ class Simulation:
             left = (self.total - self.done) * seconds / max(self.done, 1)
             say(
                 f"{self.done:,} of {self.total:,} requests, {self.done / seconds:,.0f}/s, "
-                f"{len(self.restarts)} of {self.kills} kills, about {left / 60:.1f} min left"
+                f"{self._trouble_so_far()}, about {left / 60:.1f} min left"
             )
+
+    def _trouble_so_far(self):
+        return f"{len(self.restarts)} of {self.kills} kills"
 
     def summary(self):
         lines = [f"{self.done:,} requests in {self.seconds / 60:.1f} min ({self.done / self.seconds:,.0f}/s)"]
@@ -290,8 +352,7 @@ class Simulation:
             median, high = 1000 * quantile(times, 0.5), 1000 * quantile(times, 0.99)
             lines.append(f"  {kind:<9} answered in {median:.0f} ms at the median, {high:.0f} ms at the 99th percentile")
         if self.unexpected:
-            lines.append(f"{len(self.unexpected)} unexpected answers:")
-            lines += [f"  {problem}" for problem in sorted(set(self.unexpected))]
+            lines.append(f"{sum(self.unexpected.values())} unexpected answers:\n{self._unexpected_listed()}")
         return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -35,8 +36,8 @@ def free_port():
 class Server:
     """One `gatelog serve` process on one data directory, which may be killed and started again."""
 
-    def __init__(self, binary, data_dir, api_key, log_file):
-        self.port = free_port()
+    def __init__(self, binary, data_dir, api_key, log_file, settings=None, port=None):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [
             str(binary),
@@ -48,7 +49,10 @@ class Server:
             "--trusted-proxies",
             "127.0.0.1",
         ]
-        self._environment = {**os.environ, API_KEY_VARIABLE: api_key}
+        # Should the demo itself be killed, the kernel kills what it started.
+        if shutil.which("setpriv"):
+            self._command = ["setpriv", "--pdeathsig", "KILL", "--", *self._command]
+        self._environment = {**os.environ, **(settings or {}), API_KEY_VARIABLE: api_key}
         self._log_path = Path(log_file)
         self._process = None
 
@@ -60,8 +64,9 @@ class Server:
 
     def kill(self):
         """SIGKILL: the process gets no chance to write anything more."""
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self):
         """SIGTERM, as an operator would; a process that does not end within 30 s is an error."""
@@ -170,6 +175,8 @@ class Answer:
     position: str
     retry_after: float
     key: Optional[str]  # the Idempotency-Key it was asked with
+    kind: str = ""  # what it was asked for
+    tries: int = 1  # how often it was asked
 
     @property
     def problem(self):
@@ -187,9 +194,12 @@ class Api:
     async def register(self, person, *, key, address):
         return await self._call("POST", "/v1/registrations", person.registration(), key=key, address=address)
 
-    async def login(self, email, password, *, key, address):
+    async def login(self, email, password, *, key, address, min_position):
+        """`min_position`: after the registration, wherever that was answered."""
         body = {"identifier": email, "password": password}
-        return await self._call("POST", "/v1/logins", body, key=key, address=address, authorized=False)
+        return await self._call(
+            "POST", "/v1/logins", body, key=key, address=address, min_position=min_position, authorized=False
+        )
 
     async def set_consent(self, user_id, change, *, key, address, token=None):
         body = {name: value for name, value in change.items() if name != "purpose"}

@@ -12,6 +12,8 @@ import unittest
 import idna
 
 import check
+import check_kafka
+import kafka_reader
 from check import audit, check_snapshots
 from corpus import LOCALES, Corpus
 from gatelog_client import Event, Failure
@@ -144,6 +146,16 @@ class AuditTest(unittest.TestCase):
         ):
             self.assertTrue(failing(journal, events + [again]), again)
 
+    def test_a_guess_may_be_written_down_once_a_try(self):
+        journal, events = a_good_run()
+        again = dataclasses.replace(events[-3], id="again", sequence=6)
+        self.assertIn("failed logins are there, once a try at most", failing(journal, events + [again]))
+        journal[3]["tries"] = 2
+        self.assertEqual(failing(journal, events + [again]), set())
+        third = dataclasses.replace(events[-3], id="third", sequence=7)
+        self.assertEqual(failing(journal, events + [again, third]), {"failed logins are there, once a try at most"})
+        self.assertTrue(failing(journal, events[:-3] + events[-2:]), "each must be there at least once")
+
     def test_events_out_of_sequence_are_found(self):
         journal, events = a_good_run()
         swapped = list(events)
@@ -188,6 +200,141 @@ class AuditTest(unittest.TestCase):
         read = Event.from_line(json.loads(json.dumps(line)))
         self.assertEqual((read.type, read.sequence, read.stream), ("consent.granted", 4, "identity"))
         self.assertIn(read.type, check.TYPES_OF["consent"])
+
+
+def claim(offset, partition=0):
+    return record(offset, partition, "claim", 0, 0, 0, b"")
+
+
+def commit(offset, epoch, number, sequences, partition=0, commit_id=None):
+    """A commit with one event for each of the sequences."""
+    batch = [
+        {
+            "id": f"{partition}/{offset}/{sequence}",
+            "type": "com.gatelog.consent.granted.v2",
+            "subject": f"user-{partition}",
+            "time": "2026-11-24T10:00:00.000Z",
+            "sequence": f"{sequence:016}",
+            "data": {"purpose": "newsletter"},
+        }
+        for sequence in sequences
+    ]
+    value = json.dumps(batch).encode()
+    return record(offset, partition, "commit", epoch, number, sequences[-1], value, commit_id)
+
+
+def record(offset, partition, kind, epoch, number, version, value, commit_id=None):
+    headers = {
+        "gl_kind": kind,
+        "gl_commit": commit_id or f"commit-{partition}-{offset}",
+        "gl_epoch": str(epoch),
+        "gl_seq": str(number),
+        "gl_version": str(version),
+    }
+    return kafka_reader.Record("identity", partition, offset, headers, value)
+
+
+class KafkaReaderTest(unittest.TestCase):
+    """The epoch rule, on records that nobody had to write."""
+
+    def read(self, *records):
+        """What each record was judged to be, and the sequences of the events that count."""
+        reading = kafka_reader.Reading(records)
+        return reading, [event.sequence for event in reading.events]
+
+    def counts(self, *records):
+        return dict(self.read(*records)[0].kinds)
+
+    def test_one_owner(self):
+        reading, sequences = self.read(claim(0), commit(1, 0, 0, [1, 2]), commit(2, 0, 1, [3]))
+        self.assertEqual((sequences, reading.wrong), ([1, 2, 3], []))
+        event = reading.events[1]
+        self.assertEqual((event.position, event.type, event.subject), ("identity:0:1", "consent.granted", "user-0"))
+        self.assertEqual((event.stream, event.data), ("identity", {"purpose": "newsletter"}))
+
+    def test_nothing_counts_before_a_claim(self):
+        self.assertEqual(self.counts(commit(0, 0, 0, [1])), {kafka_reader.STALE: 1})
+
+    def test_a_zombie_is_void_however_long_it_goes_on(self):
+        records = [claim(0), commit(1, 0, 0, [1]), claim(2), commit(3, 0, 1, [2]), commit(4, 2, 0, [2])]
+        records += [commit(5, 0, 2, [3]), commit(6, 2, 1, [3])]
+        reading, sequences = self.read(*records)
+        self.assertEqual(sequences, [1, 2, 3])
+        self.assertEqual([e.position for e in reading.events], ["identity:0:1", "identity:0:4", "identity:0:6"])
+        self.assertEqual(dict(reading.kinds), {"claim": 2, "commit": 3, kafka_reader.STALE: 2})
+
+    def test_a_copy_is_void(self):
+        first = commit(1, 0, 0, [1])
+        twice = dataclasses.replace(first, offset=2)
+        reading, sequences = self.read(claim(0), first, twice, commit(3, 0, 1, [2]))
+        self.assertEqual((sequences, reading.wrong, reading.kinds[kafka_reader.COPY]), ([1, 2], [], 1))
+
+    def test_what_follows_a_hole_is_void_until_the_hole_is_filled_or_there_is_a_claim(self):
+        holed = [claim(0), commit(1, 0, 0, [1]), commit(2, 0, 2, [3])]
+        self.assertEqual(self.counts(*holed), {"claim": 1, "commit": 1, kafka_reader.BEYOND: 1})
+        self.assertEqual(self.read(*holed, commit(3, 0, 1, [2]))[1], [1, 2])
+        self.assertEqual(self.read(*holed, claim(3), commit(4, 3, 0, [2]))[1], [1, 2])
+
+    def test_a_copied_claim_begins_an_epoch(self):
+        self.assertEqual(self.read(claim(0), claim(1), commit(2, 0, 0, [1]), commit(3, 1, 0, [1]))[1], [1])
+
+    def test_offsets_may_have_gaps(self):
+        self.assertEqual(self.read(claim(5), commit(9, 5, 0, [1]), commit(40, 5, 1, [2]))[1], [1, 2])
+
+    def test_partitions_are_judged_apart(self):
+        records = [claim(0), claim(7, 1), commit(8, 7, 0, [1], 1), commit(1, 0, 0, [1]), commit(2, 0, 1, [2])]
+        reading, sequences = self.read(*records)
+        self.assertEqual((sequences, reading.kinds[kafka_reader.COMMIT]), ([1, 1, 2], 3))
+
+    def test_a_commit_that_counts_twice_is_wrong(self):
+        """As it would be if a retry were not recognised by the next owner."""
+        records = [claim(0), commit(1, 0, 0, [1], commit_id="c"), claim(2), commit(3, 2, 0, [2], commit_id="c")]
+        self.assertEqual(len(self.read(*records)[0].wrong), 1)
+
+    def test_a_version_that_is_not_the_last_sequence_is_wrong(self):
+        good = commit(1, 0, 0, [1, 2])
+        bad = dataclasses.replace(good, headers={**good.headers, "gl_version": "7"})
+        self.assertEqual(len(self.read(claim(0), bad)[0].wrong), 1)
+
+    def test_a_lost_commit_is_found(self):
+        """Whether the writer noticed (a new claim) or not: the aggregate's sequence has a gap."""
+        for rest in ([commit(2, 0, 1, [3])], [claim(2), commit(3, 2, 0, [3])]):
+            reading, _ = self.read(claim(0), commit(1, 0, 0, [1]), *rest)
+            self.assertTrue(check.check_sequences(reading.events).wrong)
+
+    def test_what_is_no_record_of_the_log_is_refused(self):
+        good = commit(1, 0, 0, [1])
+        no_epoch = {name: value for name, value in good.headers.items() if name != "gl_epoch"}
+        for bad in (
+            dataclasses.replace(good, headers=no_epoch),
+            dataclasses.replace(good, headers={**good.headers, "gl_kind": "other"}),
+            dataclasses.replace(good, value=b"{"),
+            dataclasses.replace(good, value=b"[]"),
+            dataclasses.replace(good, value=b"[{}]"),
+            claim(0),  # an offset for the second time
+        ):
+            with self.assertRaises(Failure, msg=bad):
+                self.read(claim(0), bad)
+
+
+class ViewsTest(unittest.TestCase):
+    def report(self, *views):
+        return 0, {"clean": True, "views": [dict(zip(("name", "rows", "digest"), view)) for view in views]}, ""
+
+    def test_views_are_compared(self):
+        users, more = ("users", 3, "aa"), ("users", 3, "ab")
+        same = check_kafka.check_views({1: self.report(users), 2: self.report(users)})
+        self.assertEqual((same.looked_at, same.wrong), (1, []))
+        self.assertEqual(len(check_kafka.check_views({1: self.report(users), 2: self.report(more)}).wrong), 1)
+        self.assertEqual(len(check_kafka.check_views({1: self.report(users), 2: self.report()}).wrong), 1)
+
+    def test_without_digests_nothing_is_claimed(self):
+        self.assertIsNone(check_kafka.check_views({1: (0, {"clean": True}, ""), 2: (0, {"clean": True}, "")}))
+
+    def test_a_node_that_is_not_clean_is_named(self):
+        bad = check_kafka.check_verified({1: (0, {"clean": True}, ""), 2: (1, {"clean": False}, "DIFFERENCE")})
+        self.assertEqual((bad.looked_at, len(bad.wrong)), (2, 1))
+        self.assertIn("node 2", bad.wrong[0])
 
 
 if __name__ == "__main__":
