@@ -38,6 +38,7 @@ fn free_address() -> String {
 impl Cluster {
     async fn start(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
         let environment = [
+            ("GATELOG_ISSUER", "http://login.example.com"),
             ("GATELOG_LOG", "kafka"),
             ("GATELOG_KAFKA_BOOTSTRAP", bootstrap),
             ("GATELOG_KAFKA_TOPIC_PREFIX", prefix),
@@ -199,6 +200,22 @@ async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
         }
         users.push(user);
     }
+    // What one node has just taken, another knows when it is asked for it: no position, no pause.
+    for i in 0..12 {
+        let email = format!("quick.{i}@example.com");
+        assert_eq!(cluster.register(i % 3, &email).await.0, 201);
+        let login = json!({"identifier": email, "password": PASSWORD});
+        let other = (i + 1) % 3;
+        let (status, tokens, _) = cluster
+            .ask(other, "POST", "/v1/logins", Some(&login), &email)
+            .await;
+        assert_eq!(status, 200, "{tokens}");
+        let third = cluster.node((i + 2) % 3);
+        let own = format!("{}/v1/users/{}", third.url, tokens["user_id"].as_str().unwrap());
+        let token = tokens["access_token"].as_str().unwrap();
+        let read = third.client.get(own).bearer_auth(token).send().await.unwrap();
+        assert_eq!(read.status(), 200);
+    }
     // A session begins on one node, is refreshed on the next, and ends when an old token comes back to the third.
     let login = json!({"identifier": "user.3@example.com", "password": PASSWORD});
     let (status, tokens, position) = cluster.ask(0, "POST", "/v1/logins", Some(&login), "login").await;
@@ -249,6 +266,25 @@ async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
             .0,
         200
     );
+    let folder = cluster.folder(1);
+    let now = clock::now().to_string();
+    let folder = folder.to_str().unwrap();
+    let replayed = gatelog(&[
+        "replay",
+        "--as-of",
+        &now,
+        "--user",
+        &users[5],
+        "--json",
+        "--data-dir",
+        folder,
+    ])
+    .envs(cluster.environment.iter().map(|(k, v)| (k, v)))
+    .output()
+    .unwrap();
+    let state: Value = serde_json::from_slice(&replayed.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&replayed.stderr)));
+    assert_eq!(state["email"], "user.5@example.com");
     cluster.verify();
 }
 

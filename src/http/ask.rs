@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Method};
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::{Actor, session};
-use gatelog_events::ids::{CommitId, Partition, Position, Stream};
+use gatelog_events::ids::{CommitId, Partition, Position, Shard, Stream};
 use gatelog_projections::answers;
 use gatelog_projections::view::View;
 use uuid::Uuid;
@@ -197,6 +197,26 @@ pub fn was_answered(app: &App, stream: Stream, partition: Partition, id: CommitI
         overlay: None,
     };
     Ok(answers::get(view, app.tenant(), stream, partition, id, clock::now())?.is_some())
+}
+
+/// Longest wait for what other nodes wrote before somebody is told that there is no such thing.
+const CATCHING_UP: Duration = Duration::from_secs(2);
+
+/// Waits until a projection has folded what the identity partition of a shard holds now, as far as that can be had.
+pub async fn caught_up(app: &App, projection: &str, shard: Shard) {
+    let (stream, partition) = (Stream::Identity, shard.partition(app.node.log.partitions()));
+    let end = app.node.log.end(stream, partition);
+    if let Ok(Ok(end)) = tokio::time::timeout(CATCHING_UP, end).await
+        && let Some(offset) = end.checked_sub(1)
+    {
+        let last = Position {
+            stream,
+            partition,
+            offset,
+        };
+        // If it takes longer, the answer is as it would have been.
+        let _ = app.node.views.wait_for(projection, last, CATCHING_UP).await;
+    }
 }
 
 /// `Gatelog-Min-Position`: what must have been folded before a read is answered.

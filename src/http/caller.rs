@@ -10,9 +10,11 @@ use gatelog_events::clock;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::{Actor, user};
 use gatelog_events::ids::{ApiKeyId, SessionId, UserId};
+use gatelog_projections::users;
 use subtle::ConstantTimeEq;
 
 use super::app::App;
+use super::ask::caught_up;
 use crate::auth::api_keys::{Presented, Scope};
 use crate::error::{Kind, Problem, invalid_token};
 
@@ -110,7 +112,7 @@ impl OptionalFromRequestParts<App> for Caller {
         if values.next().is_some() {
             return Err(invalid_token());
         }
-        identify(app, token).map(Some)
+        identify(app, token).await.map(Some)
     }
 }
 
@@ -121,7 +123,7 @@ fn bearer(value: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
+async fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
     if let Some(presented) = Presented::parse(token)
         && let Some(caller) = by_api_key(app, &presented)?
     {
@@ -130,7 +132,7 @@ fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
     if is_bootstrap(app, token) {
         return Ok(Caller::Bootstrap);
     }
-    by_access_token(app, token)
+    by_access_token(app, token).await
 }
 
 fn by_api_key(app: &App, presented: &Presented) -> Result<Option<Caller>, Problem> {
@@ -153,13 +155,18 @@ fn is_bootstrap(app: &App, token: &str) -> bool {
     })
 }
 
-fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
+async fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
     let now = clock::now();
     let claims = app.node.tokens.verify(token, now)?;
     if claims.tenant != *app.tenant() {
         return Err(invalid_token());
     }
-    let user = app.node.views.user(app.tenant(), claims.sub)?;
+    let mut user = app.node.views.user(app.tenant(), claims.sub)?;
+    if user.version == 0 && app.node.config.kafka.is_some() {
+        // Who has a token of ours was registered; on another node perhaps, and a moment ago.
+        caught_up(app, users::NAME, claims.sub.shard()).await;
+        user = app.node.views.user(app.tenant(), claims.sub)?;
+    }
     if !user.may_sign_in() {
         return Err(invalid_token());
     }

@@ -161,8 +161,8 @@ pub trait EventLog: Send + Sync {
 
     /// The records of all partitions up to the present end, each partition in order. Blocks.
     ///
-    /// `from` names the first position wanted of a partition; those not named are read from 0. This is the fast way
-    /// to read much; it may yield records that became durable after the call.
+    /// `from` names the first position wanted of a partition; those not named are read from 0, and of one from
+    /// `Offset::MAX` on nothing is wanted. This is the fast way to read much; it may yield records that became durable after the call.
     fn read_to_end(&self, from: &[Position]) -> Result<EntryIter, LogError>;
 
     /// The offset after the last durable record.

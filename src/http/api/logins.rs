@@ -13,7 +13,7 @@ use gatelog_events::domain::user::{PasswordReason, Status};
 use gatelog_events::domain::{Actor, Rejection, user};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{Position, SessionId, UserId};
-use gatelog_projections::logins::LoginRow;
+use gatelog_projections::logins::{self, LoginRow};
 use serde::{Deserialize, Serialize};
 
 use super::passwords;
@@ -23,7 +23,7 @@ use crate::auth::throttle::Key;
 use crate::auth::tokens::Grant;
 use crate::error::{Kind, Problem, invalid_credentials};
 use crate::http::app::App;
-use crate::http::ask::Ask;
+use crate::http::ask::{Ask, caught_up};
 use crate::http::body::{Json, SecretText};
 use crate::http::check::Check;
 use crate::http::reply::written;
@@ -99,30 +99,46 @@ pub async fn login(
     let (email, given) = value.check()?;
     let digest = app.node.directory.digest(app.tenant(), &email);
     admit(&app, &ask, digest)?;
-    let row = app.node.views.login(app.tenant(), digest)?;
+    // What came to nothing is neither a failure nor a success.
+    let forgive = |e: Problem| {
+        app.node
+            .account_limits
+            .forgive(Key::Identifier(digest.0), clock::now());
+        e
+    };
+    let mut row = app.node.views.login(app.tenant(), digest)?;
+    let mut of_nobody = None;
+    if row.is_none() && app.node.config.kafka.is_some() {
+        // Another node may have registered it a moment ago. A hash is computed meanwhile, so that the time says nothing.
+        let shard = app.node.directory.shard(app.tenant(), &email);
+        let (verified, ()) = futures::join!(given.verify(&app, None), caught_up(&app, logins::NAME, shard));
+        row = app.node.views.login(app.tenant(), digest)?;
+        of_nobody = row.is_none().then_some(verified);
+    }
     if let Some(row) = &row {
         refuse_locked(&app, row.user, digest)?;
     }
-    let verified = match given.verify(&app, row.as_ref()).await {
-        Ok(verified) => verified,
-        Err(e) => {
-            // Neither a failure nor a success.
-            app.node
-                .account_limits
-                .forgive(Key::Identifier(digest.0), clock::now());
-            return Err(e);
-        }
+    let verified = match of_nobody {
+        Some(verified) => verified,
+        None => given.verify(&app, row.as_ref()).await,
     };
+    let verified = verified.map_err(forgive)?;
     match row {
         Some(row) if verified.ok && row.status == Status::Active => {
-            let outcome = succeed(&app, &ask, &row, &raw).await?;
+            let outcome = succeed(&app, &ask, &row, &raw).await.map_err(forgive)?;
             app.node.account_limits.succeeded(Key::Identifier(digest.0));
             if verified.needs_rehash {
                 rehash(app.clone(), ask, given, row);
             }
             tokens(&app, &outcome)
         }
-        row => Err(fail(&app, &ask, row.as_ref(), verified.ok, &email).await),
+        row => {
+            let problem = fail(&app, &ask, row.as_ref(), verified.ok, &email).await;
+            Err(match problem.kind() {
+                Kind::InvalidCredentials => problem,
+                _ => forgive(problem),
+            })
+        }
     }
 }
 

@@ -281,7 +281,10 @@ async fn store_key(app: &App, user: UserId) -> Result<(), Problem> {
         nonce: random()?,
     };
     let keys = app.node.keys.clone();
-    Ok(tokio::task::spawn_blocking(move || keys.put(&[key])).await??)
+    let put = tokio::task::spawn_blocking(move || keys.put(&[key])).await?;
+    Ok(put.map_err(|e| WriteError::Unavailable {
+        reason: format!("the key was not stored: {e}"),
+    })?)
 }
 
 /// A key that nothing was sealed under says nothing, so a failure to destroy it is only logged.

@@ -305,6 +305,8 @@ impl EventLog for KafkaLog {
             let places: Vec<_> = (0..self.partitions())
                 .map(Partition)
                 .filter_map(|p| Some((self.slot(stream, p)?, first(p))))
+                // Nobody wants anything of these.
+                .filter(|(_, from)| *from != Offset::MAX)
                 .collect();
             let rest = plan(&self.source, Topic::Stream(stream), &places)?;
             bulks.push(Bulk::new(self.source.clone(), rest, decode));

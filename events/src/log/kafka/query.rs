@@ -20,6 +20,8 @@ use crate::log::LogError;
 
 /// Time between two tries of a question.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long one question about offsets may take before it is asked again.
+const ANSWER: Duration = Duration::from_secs(1);
 /// Longest single try while a connection is being made, so that what went wrong is noticed.
 const TRY: Duration = Duration::from_millis(500);
 
@@ -160,7 +162,9 @@ impl Query {
         }
         let deadline = Deadline::after(timeout);
         loop {
-            match self.try_offsets(slots, at, deadline.left().max(Duration::from_millis(1))) {
+            // A leader that died does not answer: better asked anew, of who leads now, than waited for.
+            let patience = ANSWER.min(deadline.left()).max(Duration::from_millis(1));
+            match self.try_offsets(slots, at, patience) {
                 Ok(offsets) => {
                     self.monitor.contact();
                     return Ok(offsets);
@@ -170,7 +174,10 @@ impl Query {
                 {
                     return Err(io_error(&self.cluster, kind(code), why));
                 }
-                Err(_) => thread::sleep(PAUSE.min(deadline.left())),
+                Err(_) => {
+                    let _ = self.metadata(None, ANSWER.min(deadline.left()));
+                    thread::sleep(PAUSE.min(deadline.left()));
+                }
             }
         }
     }

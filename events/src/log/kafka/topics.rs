@@ -299,10 +299,19 @@ async fn check_settings(
 ) -> Result<(), LogError> {
     let name = topics.name(topic);
     let place = format!("topic {name} at {}", config.bootstrap_servers);
-    let answer = admin
-        .describe_configs([&ResourceSpecifier::Topic(name)], &options(timeout))
-        .await
-        .map_err(|e| admin_failed(&place, &e))?;
+    let until = crate::clock::monotonic() + timeout;
+    let answer = loop {
+        let answer = admin
+            .describe_configs([&ResourceSpecifier::Topic(name)], &options(timeout))
+            .await
+            .map_err(|e| admin_failed(&place, &e))?;
+        // Just after the creation of a topic a broker may not know it, or nothing of its settings, yet.
+        let knows = matches!(answer.first(), Some(Ok(found)) if !found.entries.is_empty());
+        if knows || crate::clock::monotonic() >= until {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     match answer.into_iter().next() {
         Some(Ok(found)) => settings(config, topic)
             .iter()
