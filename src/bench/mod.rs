@@ -6,7 +6,6 @@
 mod client;
 mod consents;
 mod import;
-mod kafka;
 mod log_bytes;
 mod logins;
 mod machine;
@@ -46,8 +45,6 @@ pub enum Benchmark {
     Import,
     /// Memory, start and look-ups with many users.
     Scale,
-    /// Writing and rebuilding on Kafka; only where KAFKA_BOOTSTRAP names brokers.
-    Kafka,
 }
 
 /// Options of `gatelog bench`.
@@ -119,11 +116,9 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
         Benchmark::Rebuild,
         Benchmark::Import,
         Benchmark::Scale,
-        Benchmark::Kafka,
     ];
     let chosen = all
         .into_iter()
-        .filter(|b| *b != Benchmark::Kafka || kafka::brokers().is_some())
         .filter(|b| options.only.is_empty() || options.only.contains(b));
     let mut sections = Vec::new();
     for benchmark in chosen {
@@ -149,6 +144,5 @@ async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, Ben
         Benchmark::Rebuild => rebuild::run(options).await,
         Benchmark::Import => import::run(options).await,
         Benchmark::Scale => import::scale(options).await,
-        Benchmark::Kafka => kafka::run(options).await,
     }
 }

@@ -65,11 +65,7 @@ fn measure(options: &Options, scratch: &Scratch, data: &Data) -> Result<Section,
     Ok(results.section())
 }
 
-pub(super) fn fresh(
-    dir: &Path,
-    projections: &[Arc<dyn Projection>],
-    partitions: u16,
-) -> Result<Folder, BenchError> {
+fn fresh(dir: &Path, projections: &[Arc<dyn Projection>], partitions: u16) -> Result<Folder, BenchError> {
     let store = Store::open(dir, StoreOptions::default())?;
     let mut members = Vec::with_capacity(projections.len());
     for p in projections {
