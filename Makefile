@@ -11,7 +11,7 @@ LISTEN ?= 127.0.0.1:8080
 .PHONY: help setup run test lint bench demo demo-kafka fuzz
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
 setup: ## install what this machine lacks for building (done by the others as needed)
 	@scripts/setup
