@@ -3,6 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use gatelog_events::clock;
@@ -32,6 +33,9 @@ use crate::writer::rebuild::Rebuilds;
 use crate::writer::{
     self, Command, Options, Owned, Parts, Request, Running, TakeoverError, WriteError, Writer,
 };
+
+/// How long a node that stops waits for others to take over: two rounds of the group, and their claims.
+const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Keys that a throttle remembers.
 const THROTTLE_KEYS: usize = 100_000;
@@ -152,6 +156,8 @@ pub struct Node {
     pub directory: Arc<Directory>,
     pub secrets: Secrets,
     pub passwords: HashPool,
+    /// Told to stop: still serves, and hands its partitions over.
+    pub stopping: AtomicBool,
     pub tokens: Tokens,
     pub refresh_tokens: RefreshTokens,
     /// Guesses at one account.
@@ -245,6 +251,7 @@ impl Started {
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),
             secrets: data.secrets,
+            stopping: AtomicBool::new(false),
             config,
         });
         Ok(Self {
@@ -351,9 +358,22 @@ impl Started {
         &self.backend
     }
 
+    /// Lets other nodes take over what this one writes, before it stops to serve: until they have, commands come to this
+    /// node that only it could write. Bounded, should nobody come.
+    pub async fn hand_over(&self) {
+        self.node.stopping.store(true, Relaxed);
+        if let Some(membership) = &self.membership {
+            let relieved = tokio::time::timeout(HAND_OVER, self.node.router.is_relieved());
+            let ((), relieved) = tokio::join!(membership.close(), relieved);
+            if relieved.is_err() {
+                tracing::warn!("no other node has taken over all partitions yet");
+            }
+        }
+    }
+
     /// Finishes what was handed in, writes the views out, and closes the log as clean.
     pub async fn close(self) -> Result<(), LogError> {
-        // Others may take over at once.
+        // Others may take over at once, if they did not before.
         if let Some(membership) = &self.membership {
             membership.close().await;
         }

@@ -17,7 +17,7 @@ use crate::http;
 use crate::node::{Folders, Started};
 use crate::telemetry;
 
-/// How long requests that have begun may go on after the signal to stop.
+/// How long requests that have begun may go on after no more are taken.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Where a bootstrap key lies that was made at the first start.
@@ -66,15 +66,22 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     introduce(bootstrap)?;
     tracing::info!(%address, issuer = %started.node.config.issuer, "ready");
     let served = {
+        let (handed_over, last_request) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
         let router = http::router(started.node.clone());
         let serving = http::serve(listener, router, async {
+            let _ = last_request.await;
+        });
+        let ending = async {
             stop.await;
             tracing::info!("stopping; requests that have begun are finished");
-            let _ = stopping.send(());
-        });
+            started.hand_over().await;
+            let _ = (handed_over.send(()), stopping.send(()));
+            std::future::pending().await
+        };
         tokio::select! {
             served = serving => served.map_err(Failure::from),
+            never = ending => never,
             damage = started.housekeeping() => Err(Failure::from(damage)),
             () = after(stopped, GRACE) => {
                 tracing::warn!("some requests did not end in time and were cut off");
@@ -108,7 +115,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     })
 }
 
-/// Resolves when `grace` has passed since the signal; never if there is no signal.
+/// Resolves when `grace` has passed since no more requests are taken; never if there is no signal.
 async fn after(stopped: oneshot::Receiver<()>, grace: Duration) {
     match stopped.await {
         Ok(()) => tokio::time::sleep(grace).await,

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gatelog_events::ids::{Offset, Partition, Stream};
+use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::Place;
 use crate::auth::{NoRandomness, random};
-use crate::writer::Claims;
+use crate::writer::{ClaimBook, Claims};
 
 /// One run of a node: drawn anew at each start, so that what was sent to an earlier run is not taken by a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -143,27 +143,10 @@ impl Default for Owners {
 impl Owners {
     /// What this node's writer puts into its claims, and tells of those it reads.
     pub fn claims(self: &Arc<Self>, note: Option<&ClaimNote>) -> Claims {
-        let owners = self.clone();
         Claims {
             note: note.map(ClaimNote::to_bytes).unwrap_or_default(),
-            seen: Box::new(move |at, value| owners.learn(at.stream, at.partition, at.offset, value)),
+            book: self.clone(),
         }
-    }
-
-    /// Learns of a claim: its offset is the epoch, and the newest epoch counts, in whatever order claims are read.
-    pub fn learn(&self, stream: Stream, partition: Partition, epoch: Offset, value: &[u8]) {
-        {
-            let mut of = self.of.write();
-            if of
-                .get(&(stream, partition))
-                .is_some_and(|known| known.epoch >= epoch)
-            {
-                return;
-            }
-            let address = ClaimNote::read(value);
-            of.insert((stream, partition), Owner { epoch, address });
-        }
-        self.changes.send_modify(|n| *n += 1);
     }
 
     /// The newest owner, if it can be reached.
@@ -174,9 +157,41 @@ impl Owners {
             .and_then(|owner| owner.address.clone())
     }
 
+    /// Whether `node` owns anything that another node could take over: one that has shown itself by a claim.
+    pub fn has_heirs(&self, node: NodeId) -> bool {
+        let of = self.of.read();
+        let mut known = of.values().filter_map(|owner| owner.address.as_ref());
+        let (mut ours, mut others) = (false, false);
+        known.any(|address| {
+            ours |= address.id == node;
+            others |= address.id != node;
+            ours && others
+        })
+    }
+
     /// Tells of every change of what is known.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+}
+
+impl ClaimBook for Owners {
+    /// A claim's offset is the epoch, and the newest epoch counts, in whatever order claims are read.
+    fn learn(&self, at: Position, value: &[u8]) {
+        {
+            let (place, epoch) = ((at.stream, at.partition), at.offset);
+            let mut of = self.of.write();
+            if of.get(&place).is_some_and(|known| known.epoch >= epoch) {
+                return;
+            }
+            let address = ClaimNote::read(value);
+            of.insert(place, Owner { epoch, address });
+        }
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn epoch(&self, stream: Stream, partition: Partition) -> Option<Offset> {
+        self.of.read().get(&(stream, partition)).map(|owner| owner.epoch)
     }
 }
 
@@ -190,6 +205,14 @@ mod tests {
         ClaimNote {
             node: NodeId(Uuid::from_u128(n)),
             url: format!("http://node-{n}:8080").parse().unwrap(),
+        }
+    }
+
+    fn claim(offset: Offset) -> Position {
+        Position {
+            stream: Stream::Identity,
+            partition: P,
+            offset,
         }
     }
 
@@ -212,9 +235,10 @@ mod tests {
             (13, Bytes::from_static(b"{\"node\":7}"), None),
             (20, note(3).to_bytes(), Some(3)),
         ] {
-            owners.learn(Stream::Identity, P, epoch, &value);
+            owners.learn(claim(epoch), &value);
             assert_eq!(owner(&owners), expected, "{epoch}");
         }
+        assert_eq!(owners.epoch(Stream::Identity, P), Some(20));
         assert_eq!(*changes.borrow(), 5, "only what changes something is told");
         assert_eq!(owners.owner(Stream::Activity, P), None);
         assert_eq!(owners.owner(Stream::Identity, Partition(4)), None);
@@ -225,12 +249,7 @@ mod tests {
         let owners = Arc::new(Owners::default());
         let claims = owners.claims(Some(&note(1)));
         assert_eq!(ClaimNote::read(&claims.note).unwrap().id.0.as_u128(), 1);
-        let at = gatelog_events::ids::Position {
-            stream: Stream::Identity,
-            partition: P,
-            offset: 8,
-        };
-        (claims.seen)(at, &note(2).to_bytes());
+        claims.book.learn(claim(8), &note(2).to_bytes());
         assert_eq!(owner(&owners), Some(2));
         assert!(owners.claims(None).note.is_empty());
     }

@@ -168,6 +168,16 @@ impl Router {
         self.here.writer.room()
     }
 
+    /// Resolves when others have claimed all that this node wrote; at once where there is nobody else.
+    pub async fn is_relieved(&self) {
+        let mut changes = self.owners.changes();
+        while self.owners.has_heirs(self.me) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// This node's own part of it.
     pub fn here(&self) -> &Here {
         &self.here

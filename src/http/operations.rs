@@ -1,5 +1,7 @@
 //! What operators and machines ask: is it alive, is it ready, what are its numbers, its keys, its description.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
@@ -26,6 +28,8 @@ pub struct Health {
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Readiness {
     pub ready: bool,
+    /// Whether the node was told to stop. It answers until other nodes write what it wrote, and should be given nothing more.
+    pub stopping: bool,
     /// Whether the log can be reached. While it cannot, reads go on and writes are answered with 503; how far the read
     /// models are behind is not known then, and not shown.
     pub log_reachable: bool,
@@ -57,7 +61,8 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     // Before anything is served there is nothing to be behind.
     let near = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
     // In a new cluster nothing can be done before some node has written the first settings.
-    let ready = near && app.node.views.settings(app.tenant())?.version > 0;
+    let stopping = app.node.stopping.load(Relaxed);
+    let ready = near && !stopping && app.node.views.settings(app.tenant())?.version > 0;
     let status = if ready {
         StatusCode::OK
     } else {
@@ -68,6 +73,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         status,
         &Readiness {
             ready,
+            stopping,
             log_reachable,
             max_lag,
             projections,

@@ -12,7 +12,7 @@ use gatelog_events::commit::{Commit, Subject};
 use gatelog_events::domain::Event;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
-use gatelog_events::ids::{CommitId, Partition, Position, Stream, UserId};
+use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream, UserId};
 use gatelog_events::log::fence::Verdict;
 use gatelog_events::log::{AppendError, EventLog, RecordHeader};
 use gatelog_projections::answers::Answer;
@@ -86,6 +86,9 @@ pub(super) enum Step {
 /// Commits whose outcome only the log can tell.
 pub(super) struct Unresolved {
     pub commit: Arc<Commit>,
+    /// Where it was appended, and under which epoch.
+    pub place: (Stream, Partition),
+    pub epoch: Offset,
     pub reply: Reply,
 }
 
@@ -479,6 +482,8 @@ impl From<Append> for Unresolved {
     fn from(append: Append) -> Self {
         Self {
             commit: append.commit,
+            place: (append.stream, append.partition),
+            epoch: append.append.header.epoch,
             reply: append.reply,
         }
     }

@@ -11,6 +11,7 @@
 //! Each arrow is a bounded queue. A decision never waits for the disk; an answer always does.
 
 mod applier;
+mod claims;
 mod compose;
 mod decide;
 mod decider;
@@ -36,9 +37,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+pub use claims::{ClaimBook, Claims};
 pub use office::{Running, start};
 pub(crate) use place::place;
-pub use takeover::{Claims, Options, Owned, Parts, TakeoverError};
+pub use takeover::{Options, Owned, Parts, TakeoverError};
 
 /// What is asked of an aggregate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,22 +2,20 @@
 //! other partitions become ours, and after a failed append; what was unresolved is answered from what the log then says.
 //! What other nodes write is followed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc as channel;
 use std::thread::JoinHandle;
 
-use futures::StreamExt;
 use futures::executor::block_on;
-use gatelog_events::clock;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::session;
-use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId, UserId};
-use gatelog_events::log::{AppendError, Entry, EventLog, LogError, Record, RecordHeader, RecordKind};
+use gatelog_events::ids::{Partition, Position, Stream, TenantId, UserId};
+use gatelog_events::log::{AppendError, EventLog, LogError};
 use gatelog_events::seal::{KeySource, KeyStatus};
-use gatelog_projections::answers::{self, Answer};
-use gatelog_projections::catch_up::{CatchUpError, catch_up};
-use gatelog_projections::folder::{Decoded, Folder, Member, read_commit};
+use gatelog_projections::answers;
+use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::folder::{Decoded, Folder, Member};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError};
 use gatelog_projections::subject_keys::SubjectKeys;
@@ -25,22 +23,22 @@ use gatelog_projections::{identifiers, logins, sessions, settings, users};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::Submission;
 use super::applier::{Applier, Step, Unresolved};
+use super::claims::{Claims, claim_all, fold_to_claims, lanes, learn_owners};
 use super::decider::{Decider, Lanes, Settled};
 use super::follower::Follower;
-use super::random::Random;
 use super::swap::Swap;
 use super::tail::{self, TailStep};
-use super::{Outcome, Submission, WriteError};
 use crate::views::Views;
 
 /// Steps that may be on their way between decider and applier.
 const IN_FLIGHT: usize = 8192;
 
 /// Projections that decisions rest on; the decider folds them ahead of the log.
-const STATE: [&str; 4] = [users::NAME, identifiers::NAME, sessions::NAME, settings::NAME];
+pub(super) const STATE: [&str; 4] = [users::NAME, identifiers::NAME, sessions::NAME, settings::NAME];
 /// Projections that are written before an answer is given.
-const BEFORE_ANSWER: [&str; 2] = [logins::NAME, answers::NAME];
+pub(super) const BEFORE_ANSWER: [&str; 2] = [logins::NAME, answers::NAME];
 
 /// What the writer works with.
 pub struct Parts {
@@ -58,32 +56,6 @@ pub struct Parts {
 
 /// Partitions that this node shall write.
 pub type Owned = BTreeSet<Partition>;
-
-/// Claims tell more than who comes last: their value says where the owner can be reached.
-pub struct Claims {
-    /// The value of this node's claims.
-    pub note: bytes::Bytes,
-    /// Told of each claim that is read: where it stands, and its value.
-    pub seen: ClaimSeen,
-}
-
-type ClaimSeen = Box<dyn Fn(Position, &[u8]) + Send + Sync>;
-
-impl Claims {
-    /// For a log that has one owner only.
-    pub fn alone() -> Self {
-        Self {
-            note: bytes::Bytes::new(),
-            seen: Box::new(|_, _| {}),
-        }
-    }
-
-    pub(super) fn learn(&self, entry: &Entry) {
-        if entry.record.header.kind == RecordKind::Claim {
-            (self.seen)(entry.position, &entry.record.value);
-        }
-    }
-}
 
 impl Parts {
     /// Destroys the key of an erased subject. Tried again at the next start if it fails now.
@@ -190,8 +162,8 @@ impl Tenure {
         let mut folder = Folder::new(parts.store.clone(), members);
         let mut claims = claim_all(parts, owned)?;
         let wanted = unresolved.lock().iter().map(|u| u.commit.id).collect();
-        let found = fold_to_claims(parts, &mut folder, &wanted, &mut claims)?;
-        answer_unresolved(unresolved.lock().drain(..), &found);
+        let findings = fold_to_claims(parts, &mut folder, wanted, &mut claims)?;
+        findings.answer(unresolved.lock().drain(..));
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
             let table = &member.mark.table;
@@ -344,157 +316,6 @@ pub(super) fn spawn<T: Send + 'static>(
         .map_err(|e| TakeoverError::Thread(e.to_string()))
 }
 
-/// A claim of this tenure.
-struct Claim {
-    id: CommitId,
-    /// Where its last copy stands: should the log take a record twice, that is the epoch.
-    at: Position,
-}
-
-/// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs.
-fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, TakeoverError> {
-    let log = &parts.log;
-    let mut random = Random::new();
-    let mut claims = Vec::new();
-    for stream in Stream::ALL {
-        for partition in owned.iter().copied() {
-            let id = uuid::Builder::from_unix_timestamp_millis(
-                clock::now().millis().max(0) as u64,
-                &random.take::<10>()?,
-            );
-            let header = RecordHeader {
-                kind: RecordKind::Claim,
-                commit_id: CommitId(id.into_uuid()),
-                epoch: 0,
-                seq: 0,
-                aggregate_version: 0,
-            };
-            let record = Record {
-                header,
-                value: parts.claims.note.clone(),
-            };
-            claims.push((header.commit_id, log.append(stream, partition, record)));
-        }
-    }
-    claims
-        .into_iter()
-        .map(|(id, claim)| {
-            Ok(Claim {
-                id,
-                at: block_on(claim)?,
-            })
-        })
-        .collect()
-}
-
-/// Folds the log to its end, and finds there what became of the unresolved commits.
-fn fold_to_claims(
-    parts: &Parts,
-    folder: &mut Folder,
-    wanted: &HashSet<CommitId>,
-    claims: &mut [Claim],
-) -> Result<HashMap<CommitId, Position>, TakeoverError> {
-    let mut fences: HashMap<(Stream, Partition), gatelog_events::log::fence::Fence> = HashMap::new();
-    if !wanted.is_empty()
-        && let Some(users) = folder.members().first()
-    {
-        for stream in Stream::ALL {
-            for partition in (0..parts.log.partitions()).map(Partition) {
-                fences.insert((stream, partition), users.mark.progress(stream, partition).fence);
-            }
-        }
-    }
-    let mut found = HashMap::new();
-    catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
-        parts.claims.learn(entry);
-        if entry.record.header.kind == RecordKind::Claim
-            && let Some(ours) = claims.iter_mut().find(|c| c.id == entry.record.header.commit_id)
-        {
-            ours.at = entry.position;
-        }
-        if wanted.is_empty() {
-            return;
-        }
-        let fence = fences
-            .entry((entry.position.stream, entry.position.partition))
-            .or_default();
-        let verdict = fence.admit(entry.position.offset, &entry.record.header);
-        if verdict == gatelog_events::log::fence::Verdict::Commit
-            && wanted.contains(&entry.record.header.commit_id)
-            && read_commit(entry, parts.keys.as_ref()).is_ok()
-        {
-            found.insert(entry.record.header.commit_id, entry.position);
-        }
-    })?;
-    Ok(found)
-}
-
-fn answer_unresolved(unresolved: impl Iterator<Item = Unresolved>, found: &HashMap<CommitId, Position>) {
-    for Unresolved { commit, reply } in unresolved {
-        let result = match found.get(&commit.id) {
-            Some(position) => Ok(Outcome {
-                answer: Answer::to(&commit, *position),
-                commit: Some(commit),
-                replayed: false,
-            }),
-            None => Err(WriteError::Unavailable {
-                reason: "the log did not take the commit".to_owned(),
-            }),
-        };
-        let _ = reply.send(result);
-    }
-}
-
-/// Where this tenure appends. A partition in which a projection of the state stands still is left out.
-fn lanes(folder: &Folder, claims: &[Claim]) -> Result<Lanes, TakeoverError> {
-    let mut lanes = Lanes::new();
-    for Claim { at: claim, .. } in claims {
-        let (stream, partition) = (claim.stream, claim.partition);
-        let needed: Vec<_> = folder
-            .members()
-            .iter()
-            .filter(|m| m.mark.follows(stream))
-            .filter(|m| STATE.contains(&m.projection.name()) || BEFORE_ANSWER.contains(&m.projection.name()))
-            .collect();
-        if needed
-            .iter()
-            .any(|m| m.mark.applied.is_stopped(stream, partition))
-        {
-            continue;
-        }
-        let Some(first) = needed.first() else { continue };
-        let progress = first.mark.progress(stream, partition);
-        if progress.fence.epoch != Some(claim.offset) {
-            return Err(TakeoverError::Overtaken { stream, partition });
-        }
-        lanes.insert((stream, partition), progress);
-    }
-    Ok(lanes)
-}
-
-/// From where the partitions of other nodes are to be read.
-fn starts_of_others(folder: &Folder, partitions: u16, owned: &Owned) -> Vec<Position> {
-    let mut starts = folder.starts(partitions);
-    starts.retain(|p| !owned.contains(&p.partition) && p.offset != u64::MAX);
-    starts
-}
-
-/// Reads the claims under which others write, which may lie before what was folded since the start.
-fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) {
-    for at in others {
-        let of = folder.members().iter().find(|m| m.mark.follows(at.stream));
-        let epoch = of.and_then(|m| m.mark.progress(at.stream, at.partition).fence.epoch);
-        let Some(epoch) = epoch else { continue };
-        match block_on(parts.log.read(at.stream, at.partition, epoch).next()) {
-            Some(Ok(entry)) => parts.claims.learn(&entry),
-            // Its owner is known when it claims again; meanwhile nothing can be forwarded there.
-            _ => {
-                tracing::warn!(stream = %at.stream, partition = %at.partition, "the owner's claim could not be read")
-            }
-        }
-    }
-}
-
 /// Destroys keys of users whose erasure was recorded while their key could not be destroyed, or came back by a backup.
 fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
     let Some(table) = parts.views.table(users::NAME) else {
@@ -512,4 +333,11 @@ fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
         }
     }
     Ok(())
+}
+
+/// From where the partitions of other nodes are to be read.
+fn starts_of_others(folder: &Folder, partitions: u16, owned: &Owned) -> Vec<Position> {
+    let mut starts = folder.starts(partitions);
+    starts.retain(|p| !owned.contains(&p.partition) && p.offset != u64::MAX);
+    starts
 }

@@ -251,7 +251,7 @@ impl Member {
                     partition,
                     offset,
                 };
-                (self.claims.seen)(at, value);
+                self.claims.book.learn(at, value);
             }
         }
     }

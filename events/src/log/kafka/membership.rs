@@ -2,12 +2,15 @@
 //!
 //! This is about liveness only. Kafka's group gives each partition to one member that is alive; whether a writer may
 //! append is decided by the log itself (see [`crate::log::fence`]). A member reads nothing: its partitions are paused.
+//!
+//! A cooperative rebalance takes a partition from one member in a first round and gives it to another in a second one, a
+//! second later. Meanwhile the former owner goes on: two who believe to own a partition do no harm.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
@@ -48,10 +51,27 @@ impl Default for MembershipOptions {
     }
 }
 
+/// How long putting down what was taken may take.
+const PUT_DOWN: Duration = Duration::from_millis(500);
+/// How long a member goes on with what was taken from it, if the group gives it to nobody.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// librdkafka joins a second round half a second after the first at the earliest.
+const SAME_ROUND: Duration = Duration::from_millis(300);
+
 /// Hears what the group decides.
 struct Member {
     context: Context,
     owned: watch::Sender<BTreeSet<Partition>>,
+    taken: Mutex<Taken>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Partitions that were taken from this member and that nobody has been given yet.
+#[derive(Default)]
+struct Taken {
+    partitions: BTreeSet<Partition>,
+    since: Option<Instant>,
 }
 
 impl Member {
@@ -61,6 +81,50 @@ impl Member {
             .iter()
             .filter_map(|e| u16::try_from(e.partition()).ok().map(Partition))
             .collect()
+    }
+
+    fn take(&self, lost: Vec<Partition>, at_once: bool) {
+        let mut taken = self.taken.lock();
+        taken.partitions.extend(lost);
+        taken.since = Some(clock::monotonic());
+        drop(taken);
+        if at_once {
+            self.settle(&[]);
+        }
+    }
+
+    /// A round of the group has ended.
+    fn round(&self, given: &[Partition]) {
+        // The round that takes something away tells this member at once that it gives nothing.
+        let same = given.is_empty() && self.taken_for().is_some_and(|time| time < SAME_ROUND);
+        if !same {
+            self.settle(given);
+        }
+    }
+
+    /// How long something has been taken, if anything is.
+    fn taken_for(&self) -> Option<Duration> {
+        let since = self.taken.lock().since?;
+        Some(clock::monotonic().saturating_duration_since(since))
+    }
+
+    /// What was taken is another's now, and `given` is ours.
+    fn settle(&self, given: &[Partition]) {
+        let taken = std::mem::take(&mut *self.taken.lock()).partitions;
+        if taken.is_empty() && given.is_empty() {
+            return;
+        }
+        self.owned.send_modify(|owned| {
+            owned.retain(|p| !taken.contains(p));
+            owned.extend(given);
+        });
+    }
+
+    /// Gives up what nobody was given in time.
+    fn look_at_the_clock(&self) {
+        if self.taken_for().is_some_and(|time| time > FAREWELL) {
+            self.settle(&[]);
+        }
     }
 }
 
@@ -77,26 +141,25 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance
             && list.count() > 0
         {
-            let lost = Self::partitions(list);
-            self.owned
-                .send_modify(|owned| owned.retain(|p| !lost.contains(p)));
-            tracing::info!(partitions = lost.len(), "partitions are taken from this node");
+            tracing::info!(partitions = list.count(), "partitions are taken from this node");
+            let at_once = consumer.assignment_lost() || self.stop.load(Relaxed);
+            self.take(Self::partitions(list), at_once);
         }
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(list) if list.count() > 0 => {
+            Rebalance::Assign(list) => {
                 if let Err(e) = consumer.pause(list) {
                     tracing::warn!("a member's partitions cannot be paused: {}", text(&e));
                 }
                 let given = Self::partitions(list);
-                self.owned.send_modify(|owned| owned.extend(&given));
                 tracing::info!(partitions = given.len(), "partitions are given to this node");
+                self.round(&given);
             }
             Rebalance::Error(e) => tracing::warn!("the group of writers: {}", text(e)),
             _ => {}
@@ -141,9 +204,10 @@ impl Membership {
             .set("group.id", &options.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", session.to_string())
+            // A member hears of a rebalance by its next heartbeat, and nobody writes a partition meanwhile.
             .set(
                 "heartbeat.interval.ms",
-                (session / 6).clamp(200, 3000).to_string(),
+                (session / 30).clamp(200, 3000).to_string(),
             )
             .set("max.poll.interval.ms", session.max(60_000).to_string())
             .set("enable.auto.commit", "false")
@@ -151,16 +215,18 @@ impl Membership {
             .set("allow.auto.create.topics", "false")
             .set("queued.min.messages", "1");
         let (tell, owned) = watch::channel(BTreeSet::new());
+        let stop = Arc::new(AtomicBool::new(false));
         let consumer: BaseConsumer<Member> = client
             .create_with_context(Member {
                 context: Context::new(monitor, "member"),
                 owned: tell,
+                taken: Mutex::default(),
+                stop: stop.clone(),
             })
             .map_err(|e| no_client(config, e))?;
         consumer
             .subscribe(&[topics.name(Topic::Stream(Stream::Identity))])
             .map_err(|e| no_client(config, e))?;
-        let stop = Arc::new(AtomicBool::new(false));
         let (tell_end, ended) = watch::channel(false);
         let stopped = stop.clone();
         thread::Builder::new()
@@ -180,8 +246,8 @@ impl Membership {
         })
     }
 
-    /// The partitions that this node should own, and each change of them. A partition is gone from the set before the
-    /// group gives it to another member, unless this member was thought dead.
+    /// The partitions that this node should own, and each change of them. What is taken from this node stays in the set
+    /// until the group has given it to another, so for a moment two members may have the same.
     pub fn owned(&self) -> watch::Receiver<BTreeSet<Partition>> {
         self.owned.clone()
     }
@@ -207,10 +273,17 @@ fn run(consumer: BaseConsumer<Member>, stop: &AtomicBool) {
         if let Some(Err(e)) = consumer.poll(POLL) {
             tracing::debug!("the group of writers: {}", text(&e));
         }
+        consumer.context().look_at_the_clock();
     }
     consumer.unsubscribe();
     let deadline = clock::monotonic() + LEAVING;
     while clock::monotonic() < deadline && !consumer.context().owned.borrow().is_empty() {
+        let _ = consumer.poll(Duration::from_millis(10));
+    }
+    // librdkafka 2.12 forgets to leave when it is closed before what was taken is put down, and the group would wait for
+    // the session to end (`rd_kafka_cgrp_incr_unassign_done` returns early while terminating).
+    let deadline = clock::monotonic() + PUT_DOWN;
+    while clock::monotonic() < deadline {
         let _ = consumer.poll(Duration::from_millis(10));
     }
     // Dropping closes: the group hears of it, if a broker is there.

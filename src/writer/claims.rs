@@ -1,0 +1,249 @@
+//! Claims: what a tenure appends to each partition that is ours before it decides anything there, what the log then says
+//! of commits whose outcome was not known, and who else has claimed what.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::executor::block_on;
+use futures::future::join_all;
+use gatelog_events::clock;
+use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
+use gatelog_events::log::fence::{Fence, Verdict};
+use gatelog_events::log::{Entry, Record, RecordHeader, RecordKind};
+use gatelog_projections::answers::Answer;
+use gatelog_projections::catch_up::catch_up;
+use gatelog_projections::folder::{Folder, read_commit};
+
+use super::applier::Unresolved;
+use super::decider::Lanes;
+use super::random::Random;
+use super::takeover::{BEFORE_ANSWER, Owned, Parts, STATE, TakeoverError};
+use super::{Outcome, WriteError};
+
+/// Claims tell more than who comes last: their value says where the owner can be reached.
+pub struct Claims {
+    /// The value of this node's claims.
+    pub note: Bytes,
+    /// Told of each claim that is read.
+    pub book: Arc<dyn ClaimBook>,
+}
+
+/// What is known of claims.
+pub trait ClaimBook: Send + Sync {
+    /// Takes note of a claim: where it stands, and its value.
+    fn learn(&self, at: Position, value: &[u8]);
+
+    /// The newest claim of a partition that is known.
+    fn epoch(&self, stream: Stream, partition: Partition) -> Option<Offset>;
+}
+
+/// Nobody wants to know.
+struct Unread;
+
+impl ClaimBook for Unread {
+    fn learn(&self, _: Position, _: &[u8]) {}
+
+    fn epoch(&self, _: Stream, _: Partition) -> Option<Offset> {
+        None
+    }
+}
+
+impl Claims {
+    /// For a log that has one owner only.
+    pub fn alone() -> Self {
+        Self {
+            note: Bytes::new(),
+            book: Arc::new(Unread),
+        }
+    }
+
+    pub(super) fn learn(&self, entry: &Entry) {
+        if entry.record.header.kind == RecordKind::Claim {
+            self.book.learn(entry.position, &entry.record.value);
+        }
+    }
+}
+
+/// A claim of this tenure.
+pub(super) struct Claim {
+    id: CommitId,
+    /// Where its last copy stands: should the log take a record twice, that is the epoch.
+    at: Position,
+}
+
+/// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs.
+pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, TakeoverError> {
+    let log = &parts.log;
+    let mut random = Random::new();
+    let mut claims = Vec::new();
+    for stream in Stream::ALL {
+        for partition in owned.iter().copied() {
+            let id = uuid::Builder::from_unix_timestamp_millis(
+                clock::now().millis().max(0) as u64,
+                &random.take::<10>()?,
+            );
+            let header = RecordHeader {
+                kind: RecordKind::Claim,
+                commit_id: CommitId(id.into_uuid()),
+                epoch: 0,
+                seq: 0,
+                aggregate_version: 0,
+            };
+            let record = Record {
+                header,
+                value: parts.claims.note.clone(),
+            };
+            claims.push((header.commit_id, log.append(stream, partition, record)));
+        }
+    }
+    claims
+        .into_iter()
+        .map(|(id, claim)| {
+            Ok(Claim {
+                id,
+                at: block_on(claim)?,
+            })
+        })
+        .collect()
+}
+
+/// What the log says of commits whose outcome was not known.
+#[derive(Default)]
+pub(super) struct Findings {
+    wanted: HashSet<CommitId>,
+    found: HashMap<CommitId, Position>,
+    fences: HashMap<(Stream, Partition), Fence>,
+}
+
+impl Findings {
+    /// Begins to look, from where the folder goes on.
+    fn look_for(wanted: HashSet<CommitId>, folder: &Folder, partitions: u16) -> Self {
+        let mut fences = HashMap::new();
+        if !wanted.is_empty()
+            && let Some(users) = folder.members().first()
+        {
+            for stream in Stream::ALL {
+                for partition in (0..partitions).map(Partition) {
+                    fences.insert((stream, partition), users.mark.progress(stream, partition).fence);
+                }
+            }
+        }
+        Self {
+            wanted,
+            found: HashMap::new(),
+            fences,
+        }
+    }
+
+    fn look_at(&mut self, entry: &Entry, parts: &Parts) {
+        if self.wanted.is_empty() {
+            return;
+        }
+        let (at, header) = (entry.position, &entry.record.header);
+        let fence = self.fences.entry((at.stream, at.partition)).or_default();
+        if fence.admit(at.offset, header) == Verdict::Commit
+            && self.wanted.contains(&header.commit_id)
+            && read_commit(entry, parts.keys.as_ref()).is_ok()
+        {
+            self.found.insert(header.commit_id, at);
+        }
+    }
+
+    /// Answers each commit's caller.
+    pub fn answer(&self, unresolved: impl Iterator<Item = Unresolved>) {
+        for one in unresolved {
+            let result = match self.found.get(&one.commit.id) {
+                Some(position) => Ok(Outcome {
+                    answer: Answer::to(&one.commit, *position),
+                    commit: Some(one.commit.clone()),
+                    replayed: false,
+                }),
+                None => Err(self.not_found(&one)),
+            };
+            let _ = one.reply.send(result);
+        }
+    }
+
+    /// After a later claim it cannot come any more either: nothing was written, and the caller may go to the next owner.
+    fn not_found(&self, one: &Unresolved) -> WriteError {
+        let (stream, partition) = one.place;
+        let newest = self.fences.get(&one.place).and_then(|fence| fence.epoch);
+        match newest > Some(one.epoch) {
+            true => WriteError::NotOwner { stream, partition },
+            false => WriteError::Unavailable {
+                reason: "the log did not take the commit".to_owned(),
+            },
+        }
+    }
+}
+
+/// Folds the log to its end, and finds there what became of the unresolved commits.
+pub(super) fn fold_to_claims(
+    parts: &Parts,
+    folder: &mut Folder,
+    wanted: HashSet<CommitId>,
+    claims: &mut [Claim],
+) -> Result<Findings, TakeoverError> {
+    let mut findings = Findings::look_for(wanted, folder, parts.log.partitions());
+    catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
+        parts.claims.learn(entry);
+        if entry.record.header.kind == RecordKind::Claim
+            && let Some(ours) = claims.iter_mut().find(|c| c.id == entry.record.header.commit_id)
+        {
+            ours.at = entry.position;
+        }
+        findings.look_at(entry, parts);
+    })?;
+    Ok(findings)
+}
+
+/// Where this tenure appends. A partition in which a projection of the state stands still is left out.
+pub(super) fn lanes(folder: &Folder, claims: &[Claim]) -> Result<Lanes, TakeoverError> {
+    let mut lanes = Lanes::new();
+    for Claim { at: claim, .. } in claims {
+        let (stream, partition) = (claim.stream, claim.partition);
+        let needed: Vec<_> = folder
+            .members()
+            .iter()
+            .filter(|m| m.mark.follows(stream))
+            .filter(|m| STATE.contains(&m.projection.name()) || BEFORE_ANSWER.contains(&m.projection.name()))
+            .collect();
+        if needed
+            .iter()
+            .any(|m| m.mark.applied.is_stopped(stream, partition))
+        {
+            continue;
+        }
+        let Some(first) = needed.first() else { continue };
+        let progress = first.mark.progress(stream, partition);
+        if progress.fence.epoch != Some(claim.offset) {
+            return Err(TakeoverError::Overtaken { stream, partition });
+        }
+        lanes.insert((stream, partition), progress);
+    }
+    Ok(lanes)
+}
+
+/// Reads the claims under which others write, where they were folded before this node's start: who owns what is kept in
+/// memory only. What was read since then is known.
+pub(super) fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) {
+    let claims = others.iter().filter_map(|at| {
+        let (stream, partition) = (at.stream, at.partition);
+        let of = folder.members().iter().find(|m| m.mark.follows(stream));
+        let epoch = of.and_then(|m| m.mark.progress(stream, partition).fence.epoch)?;
+        let known = parts.claims.book.epoch(stream, partition) >= Some(epoch);
+        (!known).then(|| async move {
+            let read = parts.log.read(stream, partition, epoch).next().await;
+            (stream, partition, read)
+        })
+    });
+    for (stream, partition, read) in block_on(join_all(claims)) {
+        match read {
+            Some(Ok(entry)) => parts.claims.learn(&entry),
+            // Its owner is known when it claims again; meanwhile nothing can be forwarded there.
+            _ => tracing::warn!(%stream, %partition, "the owner's claim could not be read"),
+        }
+    }
+}
