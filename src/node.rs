@@ -353,6 +353,12 @@ impl Started {
         std::future::pending().await
     }
 
+    /// How many partitions the group has given to this node; all where there is no group.
+    pub fn owned(&self) -> usize {
+        let given = self.membership.as_ref().map(|m| m.owned().borrow().len());
+        given.unwrap_or(usize::from(self.node.log.partitions()))
+    }
+
     /// The log, as its own kind knows it.
     pub fn backend(&self) -> &Backend {
         &self.backend

@@ -85,9 +85,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Hot<T> {
         }
     }
 
-    /// Takes all rows out of memory whose keys begin with `prefix`. They would not be given again once they were
-    /// written; this is for what must not stay.
-    pub fn forget(&self, prefix: &[u8]) {
+    /// Takes a row out of memory. It would not be given again once it was written; this is for what must not stay.
+    pub fn forget(&self, key: &[u8]) {
+        self.rows.remove(key);
+    }
+
+    /// As [`forget`](Self::forget), all rows whose keys begin with `prefix`. Looks at every row that is kept.
+    pub fn forget_all(&self, prefix: &[u8]) {
         self.rows.retain(|key, _| !key.starts_with(prefix));
     }
 

@@ -149,7 +149,7 @@ pub fn get_hot(
 /// Takes a user's activity and sessions out of memory.
 pub fn forget(activities: &Hot<Activity>, sessions: &Hot<Session>, tenant: &TenantId, user: UserId) {
     activities.forget(&activity_key(tenant, user));
-    sessions.forget(&sessions_of(tenant, user).done());
+    sessions.forget_all(&sessions_of(tenant, user).done());
 }
 
 /// One session of a user.

@@ -204,6 +204,11 @@ impl SubjectKeys {
         Ok(())
     }
 
+    /// Whether the key is in memory, so that asking for it waits for nothing.
+    pub fn is_at_hand(&self, subject: UserId) -> bool {
+        self.cache.contains_key(&subject)
+    }
+
     fn load(&self, tenant: &TenantId, subject: UserId) -> Result<KeyStatus, KeySourceError> {
         let value = self
             .db

@@ -6,6 +6,7 @@
 mod client;
 mod consents;
 mod import;
+mod kafka;
 mod log_bytes;
 mod logins;
 mod machine;
@@ -45,6 +46,10 @@ pub enum Benchmark {
     Import,
     /// Memory, start and look-ups with many users.
     Scale,
+    /// Writing and rebuilding on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
+    Kafka,
+    /// One node and three on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
+    Nodes,
 }
 
 /// Options of `gatelog bench`.
@@ -116,10 +121,13 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
         Benchmark::Rebuild,
         Benchmark::Import,
         Benchmark::Scale,
+        Benchmark::Kafka,
+        Benchmark::Nodes,
     ];
+    let by_default = |b| !matches!(b, Benchmark::Kafka | Benchmark::Nodes) || kafka::has_brokers();
     let chosen = all
         .into_iter()
-        .filter(|b| options.only.is_empty() || options.only.contains(b));
+        .filter(|b| options.only.contains(b) || (options.only.is_empty() && by_default(*b)));
     let mut sections = Vec::new();
     for benchmark in chosen {
         let section = measure(benchmark, &options).await?;
@@ -144,5 +152,7 @@ async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, Ben
         Benchmark::Rebuild => rebuild::run(options).await,
         Benchmark::Import => import::run(options).await,
         Benchmark::Scale => import::scale(options).await,
+        Benchmark::Kafka => kafka::run(options).await,
+        Benchmark::Nodes => kafka::nodes::run(options).await,
     }
 }

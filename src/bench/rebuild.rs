@@ -65,7 +65,11 @@ fn measure(options: &Options, scratch: &Scratch, data: &Data) -> Result<Section,
     Ok(results.section())
 }
 
-fn fresh(dir: &Path, projections: &[Arc<dyn Projection>], partitions: u16) -> Result<Folder, BenchError> {
+pub(super) fn fresh(
+    dir: &Path,
+    projections: &[Arc<dyn Projection>],
+    partitions: u16,
+) -> Result<Folder, BenchError> {
     let store = Store::open(dir, StoreOptions::default())?;
     let mut members = Vec::with_capacity(projections.len());
     for p in projections {

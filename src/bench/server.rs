@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use gatelog_events::ids::UserId;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -13,7 +14,7 @@ use crate::http;
 use crate::node::Started;
 
 /// The key under which the benchmark's requests come.
-const API_KEY: &str = "the-benchmarks-own-bootstrap-key";
+pub const API_KEY: &str = "the-benchmarks-own-bootstrap-key";
 
 pub const PASSWORD: &str = "seven purple otters juggle";
 
@@ -31,7 +32,8 @@ impl Listening {
     }
 }
 
-async fn listener() -> Result<(TcpListener, String), BenchError> {
+/// A free local port.
+pub async fn listener() -> Result<(TcpListener, String), BenchError> {
     let failed = || BenchError::io("a local port");
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed())?;
     let address = listener.local_addr().map_err(failed())?.to_string();
@@ -41,22 +43,27 @@ async fn listener() -> Result<(TcpListener, String), BenchError> {
 /// Serves a router as `gatelog serve` does.
 pub async fn listen(router: Router) -> Result<Listening, BenchError> {
     let (listener, address) = listener().await?;
+    Ok(serve(listener, address, router))
+}
+
+/// As [`listen`], where the port is taken already.
+pub fn serve(listener: TcpListener, address: String, router: Router) -> Listening {
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(http::serve(listener, router, async {
         let _ = stopped.await;
     }));
-    Ok(Listening {
+    Listening {
         address,
         stop,
         served,
-    })
+    }
 }
 
 /// A node with users, and HTTP in front of it.
 pub struct Server {
     pub started: Started,
     pub world: Arc<World>,
-    pub users: Vec<gatelog_events::ids::UserId>,
+    pub users: Vec<UserId>,
     pub http: Listening,
 }
 
@@ -111,4 +118,20 @@ impl Server {
         };
         self.users.iter().map(request).collect()
     }
+}
+
+/// For each user, a grant of the newsletter; then for each of them its withdrawal.
+pub fn consents(users: &[UserId]) -> Vec<String> {
+    let request = |user: &UserId, granted: bool| {
+        let body = format!(
+            r#"{{"granted":{granted},"channel":"email","notice":{{"id":"newsletter","version":"2026-01","language":"en"}}}}"#
+        );
+        format!(
+            "PUT /v1/users/{user}/consents/newsletter HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {API_KEY}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let of_all = |granted| users.iter().map(move |user| request(user, granted));
+    of_all(true).chain(of_all(false)).collect()
 }

@@ -125,7 +125,7 @@ impl World {
             time: None,
             after: None,
         };
-        self.node.writer.submit_patiently(request).await
+        self.node.router.submit_patiently(request).await
     }
 
     /// Registers users `numbers`, many at once.

@@ -10,10 +10,13 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use gatelog_events::clock;
+use gatelog_events::ids::{TenantId, UserId};
+use gatelog_events::seal::KeySource;
+use gatelog_projections::subject_keys::SubjectKeys;
 
 use super::body;
 use crate::cluster::auth::{ANSWER, NotANode, Ticket};
-use crate::cluster::wire::{self, Refused};
+use crate::cluster::wire::{self, Received, Refused};
 use crate::cluster::{COMMANDS, Gate, Here, MAX_COMMAND_BYTES};
 use crate::error::Problem;
 use crate::node::Node;
@@ -23,6 +26,7 @@ use crate::node::Node;
 pub struct Internal {
     pub gate: Arc<Gate>,
     pub here: Here,
+    pub keys: Arc<SubjectKeys>,
 }
 
 /// The routes for other nodes, if this node lets any in.
@@ -32,6 +36,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(node: &Node) -> Router<S>
         Some(gate) => open_to(Internal {
             gate: gate.clone(),
             here: node.router.here().clone(),
+            keys: node.keys.clone(),
         }),
     }
 }
@@ -44,7 +49,7 @@ pub fn open_to<S: Clone + Send + Sync + 'static>(internal: Internal) -> Router<S
 /// Carries a command out that another node was asked for, or says that this node does not own the partition. It never
 /// forwards, so no command goes round in circles.
 async fn commands(State(internal): State<Internal>, request: Request) -> Result<Response, Problem> {
-    let Internal { gate, here } = internal;
+    let Internal { gate, here, keys } = internal;
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let authorization = match (headers.next(), headers.next()) {
         (Some(value), None) => value.to_str().ok().map(str::to_owned),
@@ -73,8 +78,24 @@ async fn commands(State(internal): State<Internal>, request: Request) -> Result<
         Ok(received) => received,
         Err(refused) => return refuse(&gate, &ticket, refused),
     };
-    let result = here.submit(received.request, &received.seen).await;
+    let Received { request, seen } = received;
+    if let Some(user) = request.subject.user() {
+        fetch_key(keys, request.tenant.clone(), user).await;
+    }
+    let result = here.submit(request, &seen).await;
     answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
+}
+
+/// Brings the user's key into memory. It may have been made at another node a moment ago, and whoever decides must not
+/// wait for Kafka to bring it; a key that does not come is theirs to refuse.
+async fn fetch_key(keys: Arc<SubjectKeys>, tenant: TenantId, user: UserId) {
+    if keys.is_at_hand(user) {
+        return;
+    }
+    let fetched = tokio::task::spawn_blocking(move || keys.key(&tenant, user).map(drop)).await;
+    if let Ok(Err(e)) = fetched {
+        tracing::debug!(%user, error = %e, "a key is not here yet");
+    }
 }
 
 /// Who is not a node finds nothing here; why is told in the log only.

@@ -254,7 +254,16 @@ impl Decider {
         email: &Email,
     ) -> Result<bool, WriteError> {
         let Some(holding) = holding else { return Ok(false) };
-        Ok(users::get(self.view(users::NAME)?, tenant, holding.user)?.has_email(email))
+        let view = self.view(users::NAME)?;
+        if users::get(view, tenant, holding.user)?.has_email(email) {
+            return Ok(true);
+        }
+        // In another partition it may just be given up, by a commit that is not acknowledged yet and may turn out void.
+        let durable = View {
+            overlay: None,
+            ..view
+        };
+        Ok(users::get(durable, tenant, holding.user)?.has_email(email))
     }
 
     fn may_take(

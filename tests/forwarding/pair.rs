@@ -231,6 +231,7 @@ impl Member {
         let http: Http = open_to(Internal {
             gate: cluster.gate().unwrap(),
             here: router.here().clone(),
+            keys: shared.keys.clone(),
         });
         let served = tokio::spawn(async move { axum::serve(listener, http).await.unwrap() });
         Self {
