@@ -40,6 +40,7 @@ macro_rules! conformance {
             what_was_acknowledged_outlives_a_restart
             records_come_back_whole
             many_appends_are_in_flight_together
+            a_thread_may_block_on_many_appends
             reading_begins_at_any_offset
             a_waiting_reader_is_woken
             the_end_lies_above_what_was_acknowledged
@@ -204,6 +205,14 @@ pub async fn many_appends_are_in_flight_together(subject: &mut dyn Subject) {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 400, "no offset is given twice");
+}
+
+/// Whoever waits may do so in any way, and in a task of a runtime that allows each task only so many steps at once.
+pub async fn a_thread_may_block_on_many_appends(subject: &mut dyn Subject) {
+    let log = subject.log();
+    let answers: Vec<_> = (0..1000).map(|n| log.append(ID, P0, text(n))).collect();
+    let positions = futures::executor::block_on(future::join_all(answers));
+    assert!(positions.iter().all(Result::is_ok));
 }
 
 /// *Reading* from each offset, and from beyond the end.

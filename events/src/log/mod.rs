@@ -14,6 +14,7 @@
 //! * **Durable.** When `append` resolves to `Ok(position)`, the record survives any crash of process and machine.
 //! * **In order.** Records that one process appends to one partition, each before the former has resolved, get
 //!   ascending offsets in the order of the calls. Calls do not wait for each other: several are in flight.
+//! * **Waiting.** Answers depend on no runtime: they may be awaited by any, and a thread may block on them.
 //! * **All or nothing.** A record is there whole or not at all.
 //! * **Unknown is possible.** `Err(Unknown)`: the record may be in the log or may still get there. Only the log
 //!   itself can tell: claim again, read up to the claim.

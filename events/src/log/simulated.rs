@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
 use crate::ids::{Offset, Partition, Position, Stream};
@@ -327,7 +328,7 @@ impl EventLog for SimulatedProducer {
     }
 
     fn append(&self, stream: Stream, partition: Partition, record: Record) -> BoxFuture<'static, Answer> {
-        let (done, answer) = oneshot::channel();
+        let (done, mut answer) = oneshot::channel();
         {
             let mut world = self.log.world.lock();
             let (size, limit) = (record.value.len(), world.options.max_record_bytes);
@@ -345,7 +346,13 @@ impl EventLog for SimulatedProducer {
         let (log, drive) = (self.log.clone(), self.drive);
         async move {
             if drive == Drive::Appends {
-                while answer.is_empty() && !answer.is_terminated() && log.step() {}
+                loop {
+                    match answer.try_recv() {
+                        Ok(Some(answer)) => return answer,
+                        Ok(None) if log.step() => {}
+                        Ok(None) | Err(_) => break,
+                    }
+                }
             }
             answer
                 .await

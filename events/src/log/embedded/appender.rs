@@ -8,8 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use futures::channel::oneshot;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::format::{self, GROUP_HEADER, GroupHeader, GroupSeal, RECORD_HEADER, STREAMS, SegmentHeader};
 use super::marker::Marker;

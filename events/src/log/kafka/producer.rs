@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, FutureExt};
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
@@ -20,7 +21,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::config::KafkaConfig;
 use super::errors::{no_client, text};
