@@ -24,7 +24,7 @@ use crate::auth::policy::{Context, Policy};
 use crate::auth::{Password, random};
 use crate::error::Problem;
 use crate::http::app::App;
-use crate::http::ask::{Ask, was_answered};
+use crate::http::ask::{Ask, reachable, was_answered};
 use crate::http::body::{Entries, Json, SecretText};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
@@ -123,6 +123,7 @@ pub async fn register(
     if is_taken(&app, &email)? && !is_retry(&app, &ask, caller.as_ref(), user)? {
         return Err(taken(&app, &ask, visitor));
     }
+    reachable(&app)?;
     let hash = app.node.passwords.hash(password).await?;
     register.password_hash = Some(hash.as_str().to_owned());
     let command = user::Command::Register(register);
