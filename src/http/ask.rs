@@ -209,6 +209,23 @@ pub fn reachable(app: &App) -> Result<(), WriteError> {
     Err(WriteError::Unavailable { reason })
 }
 
+/// Bounds a write that takes more than one step as the router bounds one: where other nodes write too, what is not done
+/// within `forward_timeout` is answered, and what became of it is not known.
+pub async fn in_time<T>(
+    app: &App,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<T, WriteError> {
+    let Some(cluster) = &app.node.config.cluster else {
+        return write.await;
+    };
+    let limit = cluster.forward_timeout;
+    let done = tokio::time::timeout(limit, write).await;
+    done.unwrap_or_else(|_| {
+        let reason = format!("it was not done within {limit:?}");
+        Err(WriteError::Unavailable { reason })
+    })
+}
+
 /// Longest wait for what other nodes wrote before somebody is told that there is no such thing.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
