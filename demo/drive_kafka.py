@@ -41,7 +41,7 @@ CUTS = ("cut-kafka", "cut-nodes")
 # How long a node tries to have a write done (GATELOG_FORWARD_TIMEOUT).
 FORWARD_TIMEOUT = 4
 # A request that hangs, as at a paused node, is tried at the next one after this. No node that is well needs so long.
-TIMEOUT = aiohttp.ClientTimeout(total=8)
+TIMEOUT = aiohttp.ClientTimeout(total=10)
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.5)
 # Probes go on for so long after a trouble is over: a rebalance may follow it.
 AFTERMATH = 4.0

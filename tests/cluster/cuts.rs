@@ -47,6 +47,7 @@ impl Stage {
                 ("GATELOG_KAFKA_BOOTSTRAP", format!("127.0.0.1:{}", ports[n])),
                 ("GATELOG_NODE_ADVERTISE", format!("http://{}", door.address())),
                 ("GATELOG_FORWARD_TIMEOUT", FORWARDED.to_owned()),
+                ("GATELOG_KAFKA_SESSION_TIMEOUT", "4s".to_owned()),
             ];
             cluster.own[n] = own.map(|(k, v)| (k.to_owned(), v)).to_vec();
             to_node.push(door.to(cluster.addresses[n].parse().unwrap()));
