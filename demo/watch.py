@@ -38,9 +38,9 @@ class Watch:
     def of(self, kinds):
         return [seen for seen in self.seen if seen.kind in kinds]
 
-    def first_refusal(self):
-        """Seconds until the first 503 came, if one came."""
-        ends = [seen.begun + seen.seconds - self.begun for seen in self.seen if seen.status == 503]
+    def first_refusal(self, kinds):
+        """Seconds until the first 503 came to one of these kinds, if one came."""
+        ends = [seen.begun + seen.seconds - self.begun for seen in self.of(kinds) if seen.status == 503]
         return min(ends, default=None)
 
 
