@@ -1,4 +1,4 @@
-"""The load of `drive.py` on three nodes and three brokers, which are killed, paused and restarted meanwhile.
+"""The load of `drive.py` on three nodes and three brokers, which are killed, paused, restarted, cut off and away meanwhile.
 
 The client is as plain as can be: each request goes to the next node, and so does each retry. Beside the load a few
 people in every partition write while there is trouble, to see how long that partition is away.
