@@ -36,7 +36,7 @@ demo: ## register, log in and change thousands of users while the server is kill
 	@scripts/setup --demo
 	@scripts/demo
 
-demo-kafka: ## the same on three nodes and three Kafka brokers, which are killed, paused and restarted meanwhile (DEMO_USERS=200 is quick)
+demo-kafka: ## the same on three nodes and three Kafka brokers, which are killed, paused, restarted, cut off and away meanwhile (DEMO_USERS=200 is quick)
 	@scripts/setup --demo --kafka
 	@scripts/demo-kafka
 

@@ -11,19 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-from gatelog_client import Failure, Server, free_port
+from gatelog_client import LOOPBACK, Failure, Machine, Server, free_port
+from network import CLIENTS
 
 HERE = Path(__file__).resolve().parent
 KAFKA = HERE.parent / "scripts" / "kafka"
 NODES = 3
 PROBE_TOPIC = "demo-probe"
+# How all brokers go: silent with their connections open, gone at once, or as an operator ends them.
+FROZEN, KILLED, STOPPED = WAYS_AWAY = ("frozen", "killed", "stopped")
 
 
 class Node(Server):
     """One of several `gatelog serve` processes. While `away` is set it is down or paused on purpose."""
 
-    def __init__(self, number, binary, data_dir, api_key, log_file, settings, port):
-        super().__init__(binary, data_dir, api_key, log_file, settings, port)
+    def __init__(self, number, binary, data_dir, api_key, log_file, settings, port, machine):
+        super().__init__(binary, data_dir, api_key, log_file, settings, port, machine)
         self.number = number
         self.data_dir = Path(data_dir)
         self.away = False
@@ -69,8 +72,11 @@ class Node(Server):
         return time.monotonic() - begun
 
 
-def plan_nodes(binary, work, api_key, settings):
+def plan_nodes(binary, work, api_key, settings, network=None):
     """The nodes, each with its data folder, log and address. All say that they are one issuer."""
+    machines = [LOOPBACK] * NODES
+    if network:
+        machines = [Machine(network.address(n), CLIENTS, network.enter(n)) for n in network.nodes]
     ports = [free_port() for _ in range(NODES)]
     shared = {
         **settings,
@@ -84,10 +90,11 @@ def plan_nodes(binary, work, api_key, settings):
             work / f"node-{number}",
             api_key,
             work / f"node-{number}.log",
-            {**shared, "GATELOG_NODE_ADVERTISE": f"http://127.0.0.1:{port}"},
+            {**shared, "GATELOG_NODE_ADVERTISE": f"http://{machine.address}:{port}"},
             port,
+            machine,
         )
-        for number, port in enumerate(ports, 1)
+        for number, (port, machine) in enumerate(zip(ports, machines), 1)
     ]
 
 
@@ -116,6 +123,27 @@ class Brokers:
 
     async def restart(self, number):
         await self._run("restart", number)
+
+    async def take_away(self, how):
+        """All of them, in one of `WAYS_AWAY`."""
+        if how == STOPPED:
+            await self._run("stop")
+        elif how == KILLED:
+            await asyncio.gather(*(self._run("kill", number) for number in self.numbers))
+        else:
+            self._signal(signal.SIGSTOP)
+
+    async def bring_back(self, how):
+        """Until they take clients again, as far as they say so."""
+        if how == FROZEN:
+            self._signal(signal.SIGCONT)
+        else:
+            await self._run("restart")
+
+    def _signal(self, number):
+        facts = json.loads((Path(self.folder) / "facts.json").read_text())
+        for broker in facts["brokers"]:
+            os.kill(broker["pid"], number)
 
     async def wait_in_sync(self, limit=180.0):
         """Waits until every partition's every copy is in sync again; the seconds that took."""
@@ -155,8 +183,9 @@ class Brokers:
             if sorted(partition.isrs) != sorted(partition.replicas) or partition.leader < 0
         ] or ([] if topics else ["no topic is known"])
 
-    async def _run(self, what, number):
-        command = [sys.executable, str(KAFKA), what, "--dir", self.folder, "--broker", str(number)]
+    async def _run(self, what, number=None):
+        command = [sys.executable, str(KAFKA), what, "--dir", self.folder]
+        command += [] if number is None else ["--broker", str(number)]
         process = await asyncio.create_subprocess_exec(
             *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -1,4 +1,4 @@
-"""The load of `drive.py` on three nodes and three brokers, which are killed, paused and restarted meanwhile.
+"""The load of `drive.py` on three nodes and three brokers, which are killed, paused, restarted, cut off and away meanwhile.
 
 The client is as plain as can be: each request goes to the next node, and so does each retry. Beside the load a few
 people in every partition write while there is trouble, to see how long that partition is away.
@@ -6,6 +6,8 @@ people in every partition write while there is trouble, to see how long that par
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
 import signal
 import sys
@@ -15,21 +17,31 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from cluster import BareWrites, Brokers, plan_nodes, share_secrets
-from corpus import consent
+from cluster import NODES, WAYS_AWAY, BareWrites, Brokers, plan_nodes, share_secrets
+from cuts import cut_apart, cut_from_kafka, ways
 from drive import Failure, Simulation, quantile, say
-from gatelog_client import Api
+from kafka_away import take_kafka_away
+from network import Network
+from watch import WatchedApi
 
 NODE_KILLED, NODE_PAUSED = "node killed", "node paused"
 NODES_RESTARTED, BROKER_KILLED = "nodes restarted in turn", "broker killed"
+CUT_FROM_KAFKA, CUT_APART, KAFKA_AWAY = "node cut from Kafka", "nodes cut apart", "all brokers away"
 KINDS = {
     "node-kill": NODE_KILLED,
     "broker-kill": BROKER_KILLED,
     "node-pause": NODE_PAUSED,
     "restart": NODES_RESTARTED,
+    "cut-kafka": CUT_FROM_KAFKA,
+    "cut-nodes": CUT_APART,
+    "kafka-away": KAFKA_AWAY,
 }
-# A request that hangs, as at a paused node, is tried at the next one after this.
-TIMEOUT = aiohttp.ClientTimeout(total=8)
+# These need a network of their own.
+CUTS = ("cut-kafka", "cut-nodes")
+# How long a node tries to have a write done (GATELOG_FORWARD_TIMEOUT).
+FORWARD_TIMEOUT = 4
+# A request that hangs, as at a paused node, is tried at the next one after this. No node that is well needs so long.
+TIMEOUT = aiohttp.ClientTimeout(total=10)
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.5)
 # Probes go on for so long after a trouble is over: a rebalance may follow it.
 AFTERMATH = 4.0
@@ -86,7 +98,7 @@ class Away:
     async def _login(self, partition, person):
         """Only one: a password's hash costs more than all the rest."""
         begun = time.monotonic()
-        await self.simulation.login(person)
+        await self.simulation.log_in(person)
         self._note(("activity", partition), begun)
 
     def _note(self, where, begun):
@@ -105,9 +117,14 @@ class ClusterSimulation(Simulation):
         self.partitions = options.partitions
         self.session_timeout = options.session_timeout
         self.kinds = [KINDS[name] for name in options.kinds.split(",")]
+        self.network = Network(NODES) if options.network else None
+        self.seconds_away = options.away
+        self.watch = None
         options.kills = 0
         super().__init__(options)
         self.plan = self._plan_troubles(options.troubles)
+        self.ways_to_cut = {kind: ways(self.rng) for kind in (CUT_FROM_KAFKA, CUT_APART)}
+        self.ways_away = itertools.cycle(self.rng.sample(WAYS_AWAY, len(WAYS_AWAY)))
         self.troubles = []
         self.going_on = {}  # lane → what is wrong there now
         self.probe_people = {"nodes": {}, "brokers": {}}  # lane → partition → person
@@ -120,8 +137,9 @@ class ClusterSimulation(Simulation):
             "GATELOG_KAFKA_REPLICATION": "3",
             "GATELOG_PARTITIONS": str(self.partitions),
             "GATELOG_KAFKA_SESSION_TIMEOUT": f"{self.session_timeout}s",
+            "GATELOG_FORWARD_TIMEOUT": f"{FORWARD_TIMEOUT}s",
         }
-        nodes = plan_nodes(options.binary, self.work, self.api_key, settings)
+        nodes = plan_nodes(options.binary, self.work, self.api_key, settings, self.network)
         about = {
             "bootstrap": self.brokers.bootstrap,
             "settings": settings,
@@ -141,11 +159,19 @@ class ClusterSimulation(Simulation):
     # The run
 
     async def run(self):
-        async with aiohttp.ClientSession(timeout=PROBE_TIMEOUT) as session:
-            self.probe_apis = [Api(session, node.url, self.api_key) for node in self.servers]
-            await super().run()
+        try:
+            async with aiohttp.ClientSession(timeout=PROBE_TIMEOUT) as impatient:
+                self.probe_apis = self._watched(impatient)
+                await super().run()
+        finally:
+            if self.network:
+                self.network.close()
+
+    def _watched(self, session):
+        return [WatchedApi(self, session, node.url, self.api_key) for node in self.servers]
 
     async def _start(self):
+        self.apis = self._watched(self.session)
         await asyncio.to_thread(self.brokers.make_probe_topic, self.partitions)
         first, *others = self.servers
         first.start()
@@ -190,15 +216,18 @@ class ClusterSimulation(Simulation):
     async def change_consent(self, person):
         await self._change_consent(person, None)
 
-    async def login(self, person):
-        await self._login(person)
+    async def log_in(self, person):
+        """The access token, if there is one."""
+        return await self._login(person)
 
     def _is_probe(self, person):
         return person.number >= self.users
 
     def _next_api(self, person):
         self.asked += 1
-        return (self.probe_apis if self._is_probe(person) else self.apis)[self.asked % len(self.apis)]
+        # While every answer is watched, nobody leaves before it comes.
+        impatient = self._is_probe(person) and not self.watch
+        return (self.probe_apis if impatient else self.apis)[self.asked % len(self.apis)]
 
     def _wait(self, person, pause, retry_after):
         """Probes are impatient, or they would measure their own pauses."""
@@ -211,9 +240,11 @@ class ClusterSimulation(Simulation):
     # Beside the load
 
     def _troubles(self):
+        of_brokers = (BROKER_KILLED, KAFKA_AWAY)
+        self.nodes_alone = asyncio.Lock()
         lanes = {
-            "nodes": [(at, kind) for at, kind in self.plan if kind != BROKER_KILLED],
-            "brokers": [(at, kind) for at, kind in self.plan if kind == BROKER_KILLED],
+            "nodes": [(at, kind) for at, kind in self.plan if kind not in of_brokers],
+            "brokers": [(at, kind) for at, kind in self.plan if kind in of_brokers],
         }
         return [self._make_trouble(lane, plan) for lane, plan in lanes.items()] + [self._stall_watch()]
 
@@ -233,17 +264,23 @@ class ClusterSimulation(Simulation):
             NODE_PAUSED: self._pause_node,
             NODES_RESTARTED: self._restart_nodes,
             BROKER_KILLED: self._kill_broker,
+            CUT_FROM_KAFKA: self._cut_from_kafka,
+            CUT_APART: self._cut_apart,
+            KAFKA_AWAY: self._take_kafka_away,
         }
         for at, kind in plan:
             await self._reach(at)
             await asyncio.sleep(self.rng.uniform(0, 0.3))
-            beside = list(self.going_on.values())
-            self.going_on[lane] = kind
-            try:
-                for made in await make[kind](self.probe_people[lane], beside):
-                    self.troubles.append(made)
-            finally:
-                del self.going_on[lane]
+            # What all nodes do without Kafka is only told while all of them are well.
+            alone = self.nodes_alone if lane == "nodes" or kind == KAFKA_AWAY else contextlib.nullcontext()
+            async with alone:
+                beside = list(self.going_on.values())
+                self.going_on[lane] = kind
+                try:
+                    for made in await make[kind](self.probe_people[lane], beside):
+                        self.troubles.append(made)
+                finally:
+                    del self.going_on[lane]
 
     def _trouble(self, kind, who, beside):
         trouble = Trouble(kind, who, time.monotonic() - self.begun, beside=beside)
@@ -320,6 +357,27 @@ class ClusterSimulation(Simulation):
             await bare.stop()
         return [trouble]
 
+    async def _cut_from_kafka(self, people, beside):
+        node, how = self.rng.choice(self.servers), next(self.ways_to_cut[CUT_FROM_KAFKA])
+        trouble = self._trouble(CUT_FROM_KAFKA, f"node {node.number} {how}", beside)
+        await cut_from_kafka(self, trouble, node, how, people, self._away)
+        return [trouble]
+
+    async def _cut_apart(self, people, beside):
+        (one, other), how = self.rng.sample(self.servers, 2), next(self.ways_to_cut[CUT_APART])
+        trouble = self._trouble(CUT_APART, f"nodes {one.number} and {other.number} {how}", beside)
+        await cut_apart(self, trouble, one, other, how, people, self._away)
+        return [trouble]
+
+    async def _take_kafka_away(self, people, beside):
+        trouble = self._trouble(KAFKA_AWAY, next(self.ways_away), beside)
+        # The nodes' lane stands still meanwhile: its people write all the time, those of this lane measure the return.
+        await take_kafka_away(self, trouble, self.probe_people["nodes"], people, self._away)
+        return [trouble]
+
+    def _away(self, people, trouble):
+        return Away(self, people, trouble)
+
     def _trouble_so_far(self):
         made = Counter(trouble.kind for trouble in self.troubles)
         now = f"; now {', '.join(self.going_on.values())}" if self.going_on else ""
@@ -344,6 +402,7 @@ class ClusterSimulation(Simulation):
             "troubles; seconds: writes on every partition again (first write begun after it, identity and activity); "
             "longest wait of a write until all was over; away; back"
         )
+        width = max((len(trouble.who) for trouble in self.troubles), default=0)
         for kind in KINDS.values():
             for trouble in by_kind[kind]:
                 identity, activity = (
@@ -353,7 +412,7 @@ class ClusterSimulation(Simulation):
                 bare = "" if trouble.bare is None else f"  (Kafka alone {trouble.bare:.1f})"
                 beside = f"  beside: {', '.join(trouble.beside)}" if trouble.beside else ""
                 lines.append(
-                    f"  {kind:<23} {trouble.who:<9} at {trouble.at:6.1f}  again {identity:5.1f} {activity:5.1f}  "
+                    f"  {kind:<23} {trouble.who:<{width}} at {trouble.at:6.1f}  again {identity:5.1f} {activity:5.1f}  "
                     f"longest {trouble.slowest:5.1f}  away {trouble.down:5.1f}  back {trouble.back:5.1f}{bare}{beside}"
                 )
             times = sorted(max(trouble.again.values()) for trouble in by_kind[kind])
@@ -378,15 +437,25 @@ def main():
     parser.add_argument("--kafka", required=True, help="the folder of `scripts/kafka start --brokers 3`")
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--troubles", type=int, default=12)
-    parser.add_argument("--kinds", default=",".join(KINDS), help="which kinds of trouble, by name")
+    parser.add_argument("--kinds", help="which kinds of trouble, by name; all that can be made, unless given")
+    parser.add_argument("--network", action="store_true", help="this is a network of its own: nodes get machines in it")
+    parser.add_argument("--away", type=float, default=60, help="seconds that all brokers are away")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--partitions", type=int, default=16)
     parser.add_argument("--session-timeout", type=int, default=6, help="seconds")
     parser.add_argument("--seed", type=int, default=2026)
     options = parser.parse_args()
+    if options.kinds is None:
+        left_out = () if options.network else CUTS
+        options.kinds = ",".join(kind for kind in KINDS if kind not in left_out)
+        if left_out:
+            say(f"LEFT OUT, as this user may make no network of their own: {', '.join(left_out)}")
     unknown = set(options.kinds.split(",")) - KINDS.keys()
     if unknown:
         parser.error(f"no kinds of trouble: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    cuts = set(options.kinds.split(",")).intersection(CUTS)
+    if cuts and not options.network:
+        parser.error(f"without a network of its own there can be no {' and no '.join(sorted(cuts))}")
     try:
         simulation = ClusterSimulation(options)
         asyncio.run(run_until_signalled(simulation))

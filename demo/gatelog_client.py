@@ -33,25 +33,38 @@ def free_port():
         return s.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """Where a server runs: its address, that of its clients, and what its command begins with."""
+
+    address: str
+    clients: str
+    enter: tuple = ()
+
+
+LOOPBACK = Machine("127.0.0.1", "127.0.0.1")
+
+
 class Server:
     """One `gatelog serve` process on one data directory, which may be killed and started again."""
 
-    def __init__(self, binary, data_dir, api_key, log_file, settings=None, port=None):
+    def __init__(self, binary, data_dir, api_key, log_file, settings=None, port=None, machine=LOOPBACK):
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{machine.address}:{self.port}"
         self._command = [
             str(binary),
             "serve",
             "--listen",
-            f"127.0.0.1:{self.port}",
+            f"{machine.address}:{self.port}",
             "--data-dir",
             str(data_dir),
             "--trusted-proxies",
-            "127.0.0.1",
+            machine.clients,
         ]
         # Should the demo itself be killed, the kernel kills what it started.
         if shutil.which("setpriv"):
             self._command = ["setpriv", "--pdeathsig", "KILL", "--", *self._command]
+        self._command = [*machine.enter, *self._command]
         self._environment = {**os.environ, **(settings or {}), API_KEY_VARIABLE: api_key}
         self._log_path = Path(log_file)
         self._process = None

@@ -3,20 +3,26 @@
 Needs no server: `scripts/demo --selftest`.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import sys
 import unicodedata
 import unittest
+from collections import Counter
+from types import SimpleNamespace
 
 import idna
 
 import check
 import check_kafka
+import kafka_away
 import kafka_reader
 from check import audit, check_snapshots
 from corpus import LOCALES, Corpus
 from gatelog_client import Event, Failure
+from watch import Watch
 
 
 class CorpusTest(unittest.TestCase):
@@ -335,6 +341,35 @@ class ViewsTest(unittest.TestCase):
         bad = check_kafka.check_verified({1: (0, {"clean": True}, ""), 2: (1, {"clean": False}, "DIFFERENCE")})
         self.assertEqual((bad.looked_at, len(bad.wrong)), (2, 1))
         self.assertIn("node 2", bad.wrong[0])
+
+
+class KafkaAwayTest(unittest.TestCase):
+    def judge(self, *answers):
+        watch = Watch()
+        for kind, status in answers:
+            watch.note(kind, watch.begun, status)
+        watch.end()
+        # What begins later is of no interest.
+        watch.note("consent", watch.until + 1, None)
+        simulation = SimpleNamespace(unexpected=Counter(), timeout=SimpleNamespace(total=8))
+        trouble = SimpleNamespace(who="frozen", down=60.0, again={"a": 3.0}, bare=None)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            kafka_away.judge(simulation, trouble, watch)
+        return simulation.unexpected, said.getvalue()
+
+    def test_refusals_in_time_and_reads_all_the_time_are_as_they_should_be(self):
+        unexpected, said = self.judge(("consent", 503), ("login", 503), ("login", 200), ("JWKS", 200))
+        self.assertFalse(unexpected)
+        self.assertIn("1 × 200, 2 × 503", said)
+
+    def test_reads_that_fail_and_writes_without_an_answer_are_found(self):
+        unexpected, _ = self.judge(("consent", 503), ("plan", None), ("JWKS", 200), ("read a user", 503), ("JWKS", None))
+        self.assertEqual(sorted(unexpected.values()), [1, 2])
+
+    def test_where_nothing_was_read_or_refused_nothing_was_shown(self):
+        for answers in ([("consent", 503)], [("consent", 200), ("JWKS", 200)]):
+            with self.assertRaises(Failure):
+                self.judge(*answers)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 //! broker that dies takes nothing with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cluster {
+    mod cuts;
+    mod wire;
+}
 mod support;
 
 #[allow(dead_code)]
@@ -26,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Cluster {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    /// What holds for one node only.
+    own: Vec<Vec<(String, String)>>,
     addresses: Vec<String>,
     nodes: Vec<Option<Process>>,
 }
@@ -37,6 +43,12 @@ fn free_address() -> String {
 
 impl Cluster {
     async fn start(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
+        let mut cluster = Self::plan(bootstrap, prefix, nodes);
+        cluster.start_all().await;
+        cluster
+    }
+
+    fn plan(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
         let environment = [
             ("GATELOG_ISSUER", "http://login.example.com"),
             ("GATELOG_LOG", "kafka"),
@@ -51,16 +63,19 @@ impl Cluster {
                 "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
             ),
         ];
-        let mut cluster = Self {
+        Self {
             dir: tempfile::tempdir().unwrap(),
             environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(),
+            own: vec![Vec::new(); nodes],
             addresses: (0..nodes).map(|_| free_address()).collect(),
             nodes: (0..nodes).map(|_| None).collect(),
-        };
-        for n in 0..nodes {
-            cluster.start_node(n).await;
         }
-        cluster
+    }
+
+    async fn start_all(&mut self) {
+        for n in 0..self.nodes.len() {
+            self.start_node(n).await;
+        }
     }
 
     fn folder(&self, n: usize) -> PathBuf {
@@ -79,6 +94,7 @@ impl Cluster {
             .map(|(k, v)| (k.as_str(), v.as_str()))
             .collect();
         environment.push(("GATELOG_NODE_ADVERTISE", &url));
+        environment.extend(self.own[n].iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let node = Process::start_with(&folder, &self.addresses[n], &environment).await;
         self.nodes[n] = Some(node.expect("a node must start"));
     }
@@ -215,6 +231,20 @@ async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
         let token = tokens["access_token"].as_str().unwrap();
         let read = third.client.get(own).bearer_auth(token).send().await.unwrap();
         assert_eq!(read.status(), 200);
+        // A password that was changed there is the one that counts here.
+        let path = format!("/v1/users/{}/password", tokens["user_id"].as_str().unwrap());
+        let (old, new) = (PASSWORD, "nine green herons whistle");
+        let change = json!({"password": new});
+        let (status, body, _) = cluster
+            .ask(i % 3, "PUT", &path, Some(&change), &format!("password {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        for (password, expected) in [(new, 200), (old, 401)] {
+            let login = json!({"identifier": email, "password": password});
+            let key = format!("changed {i} {expected}");
+            let (status, body, _) = cluster.ask(other, "POST", "/v1/logins", Some(&login), &key).await;
+            assert_eq!(status, expected, "{body}");
+        }
     }
     // A session begins on one node, is refreshed on the next, and ends when an old token comes back to the third.
     let login = json!({"identifier": "user.3@example.com", "password": PASSWORD});

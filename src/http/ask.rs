@@ -13,6 +13,7 @@ use gatelog_events::domain::{Actor, session};
 use gatelog_events::ids::{CommitId, Partition, Position, Shard, Stream};
 use gatelog_projections::answers;
 use gatelog_projections::view::View;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::app::App;
@@ -21,7 +22,7 @@ use super::envelope::RequestId;
 use super::peer::client_ip;
 use crate::auth::throttle::Key;
 use crate::error::{Kind, Problem};
-use crate::writer::{Command, Idempotency, Outcome, Request};
+use crate::writer::{Command, Idempotency, Outcome, Request, WriteError};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const MIN_POSITION: &str = "gatelog-min-position";
@@ -199,24 +200,73 @@ pub fn was_answered(app: &App, stream: Stream, partition: Partition, id: CommitI
     Ok(answers::get(view, app.tenant(), stream, partition, id, clock::now())?.is_some())
 }
 
+/// Refuses while it is known that the log cannot be reached: what would wait for it in vain is better not begun.
+pub fn reachable(app: &App) -> Result<(), WriteError> {
+    if app.node.backend.is_reachable() {
+        return Ok(());
+    }
+    let reason = "the log cannot be reached".to_owned();
+    Err(WriteError::Unavailable { reason })
+}
+
+/// Bounds a write that takes more than one step as the router bounds one: where other nodes write too, what is not done
+/// within `forward_timeout` is answered, and what became of it is not known.
+pub async fn in_time<T>(
+    app: &App,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<T, WriteError> {
+    let Some(cluster) = &app.node.config.cluster else {
+        return write.await;
+    };
+    let limit = cluster.forward_timeout;
+    let done = tokio::time::timeout(limit, write).await;
+    done.unwrap_or_else(|_| {
+        let reason = format!("it was not done within {limit:?}");
+        Err(WriteError::Unavailable { reason })
+    })
+}
+
 /// Longest wait for what other nodes wrote before somebody is told that there is no such thing.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
-/// Waits until a projection has folded what the identity partition of a shard holds now, as far as that can be had.
-pub async fn caught_up(app: &App, projection: &str, shard: Shard) {
+/// Questions to the log at a time. Each holds a thread until it is answered, which a broker that died may not do.
+static QUESTIONS: Semaphore = Semaphore::const_new(256);
+
+/// Waits until a projection has folded what the identity partition of a shard holds now, if other nodes write too.
+///
+/// Error: nobody can say what it holds, so this node must not say that something is not there. A node that is only slow to
+/// fold is waited for within bounds, and then answers as far as it is.
+pub async fn caught_up(app: &App, projection: &str, shard: Shard) -> Result<(), WriteError> {
+    if app.node.config.kafka.is_none() {
+        return Ok(());
+    }
+    reachable(app)?;
     let (stream, partition) = (Stream::Identity, shard.partition(app.node.log.partitions()));
-    let end = app.node.log.end(stream, partition);
-    if let Ok(Ok(end)) = tokio::time::timeout(CATCHING_UP, end).await
-        && let Some(offset) = end.checked_sub(1)
-    {
+    let deadline = clock::monotonic() + CATCHING_UP;
+    let log = app.node.log.clone();
+    let end = async {
+        let turn = QUESTIONS.acquire().await.ok()?;
+        // A task of its own, so that the question counts until it is answered, though nobody waits any more.
+        let asked = tokio::spawn(async move {
+            let _turn = turn;
+            log.end(stream, partition).await.ok()
+        });
+        asked.await.ok()?
+    };
+    let Ok(Some(end)) = tokio::time::timeout(CATCHING_UP, end).await else {
+        let reason = "the log does not say what other nodes wrote".to_owned();
+        return Err(WriteError::Unavailable { reason });
+    };
+    if let Some(offset) = end.checked_sub(1) {
         let last = Position {
             stream,
             partition,
             offset,
         };
-        // If it takes longer, the answer is as it would have been.
-        let _ = app.node.views.wait_for(projection, last, CATCHING_UP).await;
+        let left = deadline.saturating_duration_since(clock::monotonic());
+        let _ = app.node.views.wait_for(projection, last, left).await;
     }
+    Ok(())
 }
 
 /// `Gatelog-Min-Position`: what must have been folded before a read is answered.

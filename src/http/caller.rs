@@ -162,9 +162,9 @@ async fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
         return Err(invalid_token());
     }
     let mut user = app.node.views.user(app.tenant(), claims.sub)?;
-    if user.version == 0 && app.node.config.kafka.is_some() {
+    if user.version == 0 {
         // Who has a token of ours was registered; on another node perhaps, and a moment ago.
-        caught_up(app, users::NAME, claims.sub.shard()).await;
+        caught_up(app, users::NAME, claims.sub.shard()).await?;
         user = app.node.views.user(app.tenant(), claims.sub)?;
     }
     if !user.may_sign_in() {

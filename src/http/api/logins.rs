@@ -23,7 +23,7 @@ use crate::auth::throttle::Key;
 use crate::auth::tokens::Grant;
 use crate::error::{Kind, Problem, invalid_credentials};
 use crate::http::app::App;
-use crate::http::ask::{Ask, caught_up};
+use crate::http::ask::{Ask, caught_up, reachable};
 use crate::http::body::{Json, SecretText};
 use crate::http::check::Check;
 use crate::http::reply::written;
@@ -106,23 +106,22 @@ pub async fn login(
             .forgive(Key::Identifier(digest.0), clock::now());
         e
     };
-    let mut row = app.node.views.login(app.tenant(), digest)?;
-    let mut of_nobody = None;
-    if row.is_none() && app.node.config.kafka.is_some() {
-        // Another node may have registered it a moment ago. A hash is computed meanwhile, so that the time says nothing.
-        let shard = app.node.directory.shard(app.tenant(), &email);
-        let (verified, ()) = futures::join!(given.verify(&app, None), caught_up(&app, logins::NAME, shard));
-        row = app.node.views.login(app.tenant(), digest)?;
-        of_nobody = row.is_none().then_some(verified);
+    reachable(&app).map_err(Problem::from).map_err(forgive)?;
+    let mut row = find(&app, digest)?;
+    // Another node may have registered the address, or changed the password, a moment ago. The log is asked for every
+    // login, and none goes on if it does not answer. Were it asked only where that can change the answer, then whenever it
+    // is slower than a hash, or away, time or status would tell known addresses and right passwords from others.
+    let shard = app.node.directory.shard(app.tenant(), &email);
+    let (verified, asked) = futures::join!(
+        given.verify(&app, row.as_ref()),
+        caught_up(&app, logins::NAME, shard)
+    );
+    asked.map_err(Problem::from).map_err(forgive)?;
+    let mut verified = verified.map_err(forgive)?;
+    if app.node.views.login(app.tenant(), digest)? != row {
+        row = find(&app, digest)?;
+        verified = given.verify(&app, row.as_ref()).await.map_err(forgive)?;
     }
-    if let Some(row) = &row {
-        refuse_locked(&app, row.user, digest)?;
-    }
-    let verified = match of_nobody {
-        Some(verified) => verified,
-        None => given.verify(&app, row.as_ref()).await,
-    };
-    let verified = verified.map_err(forgive)?;
     match row {
         Some(row) if verified.ok && row.status == Status::Active => {
             let outcome = succeed(&app, &ask, &row, &raw).await.map_err(forgive)?;
@@ -140,6 +139,15 @@ pub async fn login(
             })
         }
     }
+}
+
+/// Who has the address, unless they are locked.
+fn find(app: &App, digest: Digest) -> Result<Option<LoginRow>, Problem> {
+    let row = app.node.views.login(app.tenant(), digest)?;
+    if let Some(row) = &row {
+        refuse_locked(app, row.user, digest)?;
+    }
+    Ok(row)
 }
 
 fn admit(app: &App, ask: &Ask, digest: Digest) -> Result<(), Problem> {

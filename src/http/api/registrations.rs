@@ -24,7 +24,7 @@ use crate::auth::policy::{Context, Policy};
 use crate::auth::{Password, random};
 use crate::error::Problem;
 use crate::http::app::App;
-use crate::http::ask::{Ask, was_answered};
+use crate::http::ask::{Ask, in_time, reachable, was_answered};
 use crate::http::body::{Entries, Json, SecretText};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
@@ -123,10 +123,10 @@ pub async fn register(
     if is_taken(&app, &email)? && !is_retry(&app, &ask, caller.as_ref(), user)? {
         return Err(taken(&app, &ask, visitor));
     }
+    reachable(&app)?;
     let hash = app.node.passwords.hash(password).await?;
     register.password_hash = Some(hash.as_str().to_owned());
     let command = user::Command::Register(register);
-    store_key(&app, user).await?;
     let request = ask.request(
         &app,
         caller.as_ref(),
@@ -134,7 +134,11 @@ pub async fn register(
         Command::User(command),
         &raw,
     );
-    let outcome = app.node.router.submit(request).await;
+    let outcome = in_time(&app, async {
+        store_key(&app, user).await?;
+        app.node.router.submit(request).await
+    })
+    .await;
     if !is_of(&outcome, user) {
         destroy_key(&app, user).await;
     }
@@ -273,18 +277,20 @@ fn is_of(outcome: &Result<Outcome, WriteError>, user: UserId) -> bool {
 }
 
 /// The key must be durable before the first event that is sealed under it.
-async fn store_key(app: &App, user: UserId) -> Result<(), Problem> {
+async fn store_key(app: &App, user: UserId) -> Result<(), WriteError> {
+    let internal = |e: &dyn std::error::Error| WriteError::Internal(e.to_string());
     let key = NewKey {
         tenant: app.tenant().clone(),
         subject: user,
-        key: SubjectKey::new(random()?),
-        nonce: random()?,
+        key: SubjectKey::new(random().map_err(|e| internal(&e))?),
+        nonce: random().map_err(|e| internal(&e))?,
     };
     let keys = app.node.keys.clone();
-    let put = tokio::task::spawn_blocking(move || keys.put(&[key])).await?;
-    Ok(put.map_err(|e| WriteError::Unavailable {
-        reason: format!("the key was not stored: {e}"),
-    })?)
+    let put = tokio::task::spawn_blocking(move || keys.put(&[key])).await;
+    put.map_err(|e| internal(&e))?
+        .map_err(|e| WriteError::Unavailable {
+            reason: format!("the key was not stored: {e}"),
+        })
 }
 
 /// A key that nothing was sealed under says nothing, so a failure to destroy it is only logged.

@@ -1,0 +1,261 @@
+//! Cuts of the network, and brokers that stand still. The long versions are in `make demo-kafka`.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures::future::join_all;
+use gatelog_events::clock;
+use serde_json::{Value, json};
+
+use super::wire::{End, State, Wire};
+use crate::broker::Broker;
+use crate::support::process::{BOOTSTRAP, consent};
+use crate::{Cluster, PASSWORD};
+
+const NODES: usize = 2;
+/// Registered before anything happens: at least one person in most of the six partitions.
+const PEOPLE: usize = 12;
+/// How long a node tries to have a write done.
+const FORWARDED: &str = "4s";
+/// What a write may take while the log cannot be reached: as long as that, and long enough for a machine that is busy with
+/// other tests.
+const ANSWERED: Duration = Duration::from_secs(20);
+
+/// Two nodes on a broker, with a wire from each to the broker and a wire from the other node to each.
+struct Stage {
+    broker: Broker,
+    cluster: Cluster,
+    to_kafka: Vec<Wire>,
+    to_node: Vec<Wire>,
+    people: Vec<String>,
+}
+
+impl Stage {
+    /// `None`: there is no Kafka here, which was said.
+    async fn set(prefix: &str) -> Option<Self> {
+        let ends = join_all((0..NODES).map(|_| End::new())).await;
+        let ports: Vec<_> = ends.iter().map(|end| end.address().port()).collect();
+        let listeners: Vec<_> = (0..NODES).map(|n| format!("NODE{n}={}", ports[n])).collect();
+        let broker = Broker::start(&["--listener", &listeners[0], "--listener", &listeners[1]])?;
+        let mut cluster = Cluster::plan(&broker.bootstrap(), prefix, NODES);
+        let (mut to_kafka, mut to_node) = (Vec::new(), Vec::new());
+        for (n, end) in ends.into_iter().enumerate() {
+            let port = &broker.facts()["brokers"][0]["listeners"][format!("NODE{n}")]["port"];
+            to_kafka.push(end.to(format!("127.0.0.1:{port}").parse().unwrap()));
+            let door = End::new().await;
+            let own = [
+                ("GATELOG_KAFKA_BOOTSTRAP", format!("127.0.0.1:{}", ports[n])),
+                ("GATELOG_NODE_ADVERTISE", format!("http://{}", door.address())),
+                ("GATELOG_FORWARD_TIMEOUT", FORWARDED.to_owned()),
+                ("GATELOG_KAFKA_SESSION_TIMEOUT", "4s".to_owned()),
+            ];
+            cluster.own[n] = own.map(|(k, v)| (k.to_owned(), v)).to_vec();
+            to_node.push(door.to(cluster.addresses[n].parse().unwrap()));
+        }
+        cluster.start_all().await;
+        let mut people = Vec::new();
+        for i in 0..PEOPLE {
+            let (status, body, _) = cluster.register(i % NODES, &format!("p{i}@example.com")).await;
+            assert_eq!(status, 201, "{body}");
+            people.push(body["user_id"].as_str().unwrap().to_owned());
+        }
+        Some(Self {
+            broker,
+            cluster,
+            to_kafka,
+            to_node,
+            people,
+        })
+    }
+
+    /// One try to give everybody's consent by a node; how many were taken. Who is refused is told when to come again.
+    async fn try_consents(&self, n: usize, granted: bool, key: &str) -> usize {
+        let path = |user: &String| format!("/v1/users/{user}/consents/newsletter");
+        let tries = self.people.iter().map(|user| {
+            let body = consent(granted);
+            async move { self.try_once(n, "PUT", &path(user), body, key).await }
+        });
+        join_all(tries).await.iter().filter(|s| **s == 200).count()
+    }
+
+    /// One try; the status.
+    async fn try_once(&self, n: usize, method: &str, path: &str, body: Value, key: &str) -> u16 {
+        let node = self.cluster.node(n);
+        let begun = clock::monotonic();
+        let answer = node
+            .client
+            .request(method.parse().unwrap(), format!("{}{path}", node.url))
+            .bearer_auth(BOOTSTRAP)
+            .header("idempotency-key", key)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status().as_u16();
+        assert!([200, 201, 503].contains(&status), "{method} {path}: {status}");
+        assert_eq!(status == 503, answer.headers().contains_key("retry-after"));
+        assert!(
+            begun.elapsed() < ANSWERED,
+            "{method} {path}: {:?}",
+            begun.elapsed()
+        );
+        status
+    }
+
+    /// Until everybody's consent is taken by a node, with the same key each time.
+    async fn consents(&self, n: usize, granted: bool, key: &str) {
+        let begun = clock::monotonic();
+        while self.try_consents(n, granted, key).await < self.people.len() {
+            assert!(begun.elapsed() < crate::PATIENCE, "node {n} does not write again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What a node answers without its log, again and again until `over`.
+    async fn read_all_the_time(&self, n: usize, token: &str, over: &AtomicBool) {
+        let own = format!("/v1/users/{}", self.people[0]);
+        let mut rounds = 0;
+        while !over.load(Relaxed) || rounds == 0 {
+            for (path, bearer) in [
+                (own.as_str(), BOOTSTRAP),
+                (own.as_str(), token),
+                ("/.well-known/jwks.json", BOOTSTRAP),
+            ] {
+                assert_eq!(self.read(n, path, bearer).await, 200, "{path} on node {n}");
+            }
+            rounds += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// An access token, from a node.
+    async fn log_in(&self, n: usize, email: &str) -> String {
+        let login = json!({"identifier": email, "password": PASSWORD});
+        let (status, tokens, _) = self
+            .cluster
+            .ask(n, "POST", "/v1/logins", Some(&login), email)
+            .await;
+        assert_eq!(status, 200, "{tokens}");
+        tokens["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Registered and logged in by node 1: their address, the path to themselves, and their access token.
+    async fn somebody_new(&self, round: usize) -> (String, String, String) {
+        let email = format!("new.{round}@example.com");
+        let (status, body, _) = self.cluster.register(1, &email).await;
+        assert_eq!(status, 201, "{body}");
+        let path = format!("/v1/users/{}", body["user_id"].as_str().unwrap());
+        let token = self.log_in(1, &email).await;
+        (email, path, token)
+    }
+
+    async fn read(&self, n: usize, path: &str, bearer: &str) -> u16 {
+        let node = self.cluster.node(n);
+        let call = node.client.get(format!("{}{path}", node.url)).bearer_auth(bearer);
+        call.send().await.unwrap().status().as_u16()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
+    let Some(stage) = Stage::set("cut-off.").await else {
+        return;
+    };
+    let token = stage.log_in(0, "p0@example.com").await;
+    for (round, state) in [State::Silent, State::Torn].into_iter().enumerate() {
+        let over = AtomicBool::new(false);
+        stage.to_kafka[0].set(state);
+        let others = async {
+            // It may still take what it hands on, but whatever it owned is soon the other's.
+            stage.try_consents(0, true, &format!("cut-off-{round}")).await;
+            stage.consents(1, true, &format!("taken-over-{round}")).await;
+            over.store(true, Relaxed);
+            stage.somebody_new(round).await
+        };
+        let (email, path, their_token) = tokio::join!(others, stage.read_all_the_time(0, &token, &over)).0;
+        // It does not know them, and does not say that there is nobody either.
+        let login = json!({"identifier": email, "password": PASSWORD});
+        let key = format!("login-{round}");
+        assert_eq!(
+            stage.try_once(0, "POST", "/v1/logins", login.clone(), &key).await,
+            503
+        );
+        assert_eq!(stage.read(0, &path, &their_token).await, 503);
+        stage.to_kafka[0].set(State::Whole);
+        stage.consents(0, false, &format!("back-{round}")).await;
+        let (status, body, _) = stage
+            .cluster
+            .ask(0, "POST", "/v1/logins", Some(&login), &key)
+            .await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(stage.read(0, &path, &their_token).await, 200);
+        stage.consents(1, true, &format!("both-{round}")).await;
+    }
+    stage.cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_cut_off_from_each_other_refuse_and_recover() {
+    let Some(stage) = Stage::set("cut-apart.").await else {
+        return;
+    };
+    for (round, state) in [State::Silent, State::Torn].into_iter().enumerate() {
+        stage.to_node[0].set(state);
+        let (there, back) = (format!("there-{round}"), format!("back-{round}"));
+        // Node 0 can reach whom it does not own.
+        let (by_other, ()) = tokio::join!(
+            stage.try_consents(1, true, &there),
+            stage.consents(0, false, &back),
+        );
+        assert!(
+            by_other < PEOPLE,
+            "some of it is written by node 0, which cannot be reached"
+        );
+        stage.to_node[0].set(State::Whole);
+        stage.consents(1, true, &there).await;
+    }
+    stage.cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_brokers_stand_still_writes_are_refused_in_time_and_reads_go_on() {
+    let Some(stage) = Stage::set("still.").await else {
+        return;
+    };
+    let token = stage.log_in(0, "p0@example.com").await;
+    let over = AtomicBool::new(false);
+    stage.broker.signal("STOP");
+    let writes = async {
+        let login = json!({"identifier": "p1@example.com", "password": PASSWORD});
+        let somebody = json!({"email": "new@example.com", "password": PASSWORD});
+        let asked = tokio::join!(
+            stage.try_consents(0, true, "consent"),
+            stage.try_consents(1, true, "consent"),
+            stage.try_once(0, "POST", "/v1/logins", login, "a-login"),
+            stage.try_once(1, "POST", "/v1/registrations", somebody, "new"),
+        );
+        assert_eq!(asked, (0, 0, 503, 503));
+        assert_eq!(
+            stage.try_consents(0, false, "later").await,
+            0,
+            "it is refused again"
+        );
+        over.store(true, Relaxed);
+    };
+    tokio::join!(
+        writes,
+        stage.read_all_the_time(0, &token, &over),
+        stage.read_all_the_time(1, &token, &over)
+    );
+    stage.broker.signal("CONT");
+    // One key each, so whatever became of the first tries, it is done once.
+    stage.consents(0, true, "consent").await;
+    stage.consents(1, true, "consent").await;
+    let somebody = json!({"email": "new@example.com", "password": PASSWORD});
+    let (status, body, _) = stage
+        .cluster
+        .ask(1, "POST", "/v1/registrations", Some(&somebody), "new")
+        .await;
+    assert_eq!(status, 201, "{body}");
+    stage.cluster.verify();
+}
