@@ -313,7 +313,7 @@ impl Started {
             let mut owned = membership.owned();
             loop {
                 let now = owned.borrow_and_update().clone();
-                self.node.writer.own(now).await;
+                self.node.writer.own(now);
                 if owned.changed().await.is_err() {
                     break;
                 }

@@ -261,7 +261,7 @@ async fn partitions_move_while_the_log_fails() {
 async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Path, users: usize) {
     let a = Arc::new(Member::start(&shared, &logs[0], &dir.join("a"), owned([])));
     let b = Arc::new(Member::start(&shared, &logs[1], &dir.join("b"), owned([])));
-    a.running.writer.own(owned(0..8)).await;
+    a.running.writer.own(owned(0..8));
     let seeded = loop {
         if let Ok(outcome) = a.seed().await {
             break outcome;
@@ -300,11 +300,11 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
         let split = (round * 3) % 9;
         // Sometimes both believe that a partition is theirs, as after a pause.
         let overlap = u16::from(round % 2 == 1).min(8 - split);
-        a.running.writer.own(owned(0..split + overlap)).await;
-        b.running.writer.own(owned(split..8)).await;
+        a.running.writer.own(owned(0..split + overlap));
+        b.running.writer.own(owned(split..8));
     }
-    a.running.writer.own(owned(0..4)).await;
-    b.running.writer.own(owned(4..8)).await;
+    a.running.writer.own(owned(0..4));
+    b.running.writer.own(owned(4..8));
     let acknowledged = load.await.unwrap();
     assert!(acknowledged.len() > users * 3 / 4, "{}", acknowledged.len());
     for member in [&a, &b] {

@@ -34,7 +34,7 @@ use gatelog_events::email::Email;
 use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId};
 use gatelog_projections::answers::Answer;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use claims::{ClaimBook, Claims};
@@ -123,6 +123,8 @@ struct Submission {
 #[derive(Clone)]
 pub struct Writer {
     queue: mpsc::Sender<takeover::Message>,
+    /// Not in the queue: nobody shall wait behind commands to hear what is ours.
+    owned: watch::Sender<Owned>,
 }
 
 impl Writer {
@@ -159,10 +161,13 @@ impl Writer {
         Ok(async move { answer.await.unwrap_or_else(|_| Err(shut_down())) })
     }
 
-    /// Says which partitions this node shall write from now on. Waits for room in the queue.
-    pub async fn own(&self, partitions: Owned) {
-        // A writer that has ended owns nothing.
-        let _ = self.queue.send(takeover::Message::Own(partitions)).await;
+    /// Says which partitions this node shall write from now on.
+    pub fn own(&self, partitions: Owned) {
+        self.owned.send_if_modified(|owned| {
+            let changes = *owned != partitions;
+            *owned = partitions;
+            changes
+        });
     }
 
     /// Commands that may still be handed in before the queue is full.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gatelog_events::clock;
 use gatelog_projections::projection::Projection;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::applier::Unresolved;
 use super::takeover::{End, Message, Options, Owned, Parts, TakeoverError, Tenure, spawn};
@@ -39,17 +39,20 @@ pub fn start(
     owned: Owned,
 ) -> Result<Running, TakeoverError> {
     let (queue, messages) = mpsc::channel(options.queue);
+    let (own, mut ours) = watch::channel(owned);
+    let owned = ours.borrow_and_update().clone();
     let mut office = Office {
         parts,
         projections,
         options,
         wake: queue.downgrade(),
         owned,
+        ours,
     };
     let tenure = office.begin(&Waiting::default())?;
     let thread = spawn("decider", move || office.hold(tenure, messages))?;
     Ok(Running {
-        writer: Writer { queue },
+        writer: Writer { queue, owned: own },
         thread: Some(thread),
     })
 }
@@ -61,13 +64,19 @@ struct Office {
     projections: Vec<Arc<dyn Projection>>,
     options: Options,
     wake: mpsc::WeakSender<Message>,
+    /// What this tenure writes.
     owned: Owned,
+    /// What shall be ours.
+    ours: watch::Receiver<Owned>,
 }
 
 /// Between two attempts to take over; doubles up to the longest. Two nodes that both believe to own a partition must not
 /// void each other's claims without end.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the group's word may be behind the log.
+const WORD: Duration = Duration::from_millis(100);
 
 /// How long commands wait for a take-over before they are refused.
 const HOLD: Duration = Duration::from_secs(2);
@@ -80,15 +89,17 @@ type Waiting = Arc<Mutex<Vec<Unresolved>>>;
 impl Office {
     fn hold(&mut self, mut tenure: Tenure, mut messages: mpsc::Receiver<Message>) {
         loop {
-            let end = tenure.serve(&self.owned, &mut messages);
+            let end = tenure.serve(&mut self.ours, &mut messages);
             let handover = tenure.end();
             let stopping = matches!(end, End::Shutdown);
-            if let End::Reassigned(owned) = end {
-                self.owned = owned;
+            if let End::Reassigned = end {
                 metrics::counter!("gatelog_rebalances_total").increment(1);
             }
             if stopping && handover.failure.is_none() {
                 return self.leave();
+            }
+            if matches!(end, End::SteppedDown) {
+                self.wait_for_word();
             }
             let waiting = Arc::new(Mutex::new(handover.unresolved));
             match self.take_over(&waiting, stopping, &mut messages) {
@@ -102,6 +113,15 @@ impl Office {
                     return self.leave();
                 }
             }
+        }
+    }
+
+    /// Who fails because another has claimed a partition hears soon that it is not theirs any more. A claim of ours would
+    /// only void the new owner's.
+    fn wait_for_word(&self) {
+        let until = clock::monotonic() + WORD;
+        while clock::monotonic() < until && !self.ours.has_changed().unwrap_or(true) {
+            std::thread::sleep(WORD / 20);
         }
     }
 
@@ -128,6 +148,7 @@ impl Office {
         let patience = clock::monotonic() + HOLD;
         let mut pause = PAUSE;
         loop {
+            self.owned = self.ours.borrow_and_update().clone();
             let attempt = match self.attempt(waiting) {
                 Ok(attempt) => attempt,
                 Err(e) => {
@@ -135,7 +156,6 @@ impl Office {
                     return None;
                 }
             };
-            let owned = self.owned.clone();
             let result = loop {
                 match attempt.recv_timeout(LOOK) {
                     Ok(result) => break result,
@@ -152,7 +172,7 @@ impl Office {
                 }
             };
             match result {
-                Ok(tenure) if self.owned == owned => return Some(tenure),
+                Ok(tenure) if !self.ours.has_changed().unwrap_or(false) => return Some(tenure),
                 // What is ours has changed meanwhile.
                 Ok(tenure) => drop(tenure.end()),
                 Err(e) => {
@@ -195,7 +215,6 @@ impl Office {
                     }));
                 }
                 Ok(Message::Swap(swap)) => swap.fail(reason.to_owned()),
-                Ok(Message::Own(owned)) => self.owned = owned,
                 Ok(Message::Wake) => {}
                 Ok(Message::Shutdown) | Err(mpsc::error::TryRecvError::Disconnected) => return false,
                 Err(mpsc::error::TryRecvError::Empty) => return true,

@@ -21,7 +21,7 @@ use gatelog_projections::store::{Store, StoreError};
 use gatelog_projections::subject_keys::SubjectKeys;
 use gatelog_projections::{identifiers, logins, sessions, settings, users};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Submission;
 use super::applier::{Applier, Step, Unresolved};
@@ -80,8 +80,6 @@ pub struct Options {
 pub(super) enum Message {
     Command(Box<Submission>),
     Swap(Box<Swap>),
-    /// These partitions are ours from now on, and no others.
-    Own(Owned),
     /// The applier has stepped down.
     Wake,
     Shutdown,
@@ -135,12 +133,14 @@ pub(super) struct Tenure {
 pub(super) enum End {
     Shutdown,
     SteppedDown,
-    Reassigned(Owned),
+    Reassigned,
 }
 
 /// What a tenure has to do next.
 enum Work {
     Message(Message),
+    /// Other partitions are ours than those that this tenure writes.
+    Reassigned,
     Followed(Result<Decoded, LogError>),
 }
 
@@ -228,16 +228,19 @@ impl Tenure {
     }
 
     /// Decides, and follows what others decide, until there is a reason to end.
-    pub fn serve(&mut self, owned: &Owned, messages: &mut mpsc::Receiver<Message>) -> End {
-        while let Some(work) = self.next(messages) {
+    pub fn serve(
+        &mut self,
+        ours: &mut watch::Receiver<Owned>,
+        messages: &mut mpsc::Receiver<Message>,
+    ) -> End {
+        while let Some(work) = self.next(ours, messages) {
             let goes_on = match work {
                 Work::Message(Message::Command(submission)) => self.decider.handle(*submission),
                 Work::Message(Message::Swap(swap)) => self.swap(swap),
-                Work::Message(Message::Own(now)) if now == *owned => true,
-                Work::Message(Message::Own(now)) => {
+                Work::Reassigned => {
                     // What is in flight is settled first where that can be, so that nobody has to ask the log.
                     self.decider.quiesce();
-                    return End::Reassigned(now);
+                    return End::Reassigned;
                 }
                 Work::Message(Message::Wake) => self.decider.is_served(),
                 Work::Message(Message::Shutdown) => return End::Shutdown,
@@ -254,14 +257,33 @@ impl Tenure {
         End::Shutdown
     }
 
-    fn next(&mut self, messages: &mut mpsc::Receiver<Message>) -> Option<Work> {
-        let Some(follower) = &mut self.follower else {
-            return messages.blocking_recv().map(Work::Message);
+    fn next(
+        &mut self,
+        ours: &mut watch::Receiver<Owned>,
+        messages: &mut mpsc::Receiver<Message>,
+    ) -> Option<Work> {
+        // Before all else: what was handed in after that must not be decided.
+        if ours.has_changed().unwrap_or(false) {
+            ours.mark_unchanged();
+            return Some(Work::Reassigned);
+        }
+        let reassigned = async {
+            // Nobody who could reassign anything is left: the queue ends, too.
+            if ours.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let followed = async {
+            match &mut self.follower {
+                Some(follower) => follower.next().await.unwrap_or(Err(LogError::Closed)),
+                None => std::future::pending().await,
+            }
         };
         block_on(async {
             tokio::select! {
+                () = reassigned => Some(Work::Reassigned),
                 message = messages.recv() => message.map(Work::Message),
-                record = follower.next() => Some(Work::Followed(record.unwrap_or(Err(LogError::Closed)))),
+                record = followed => Some(Work::Followed(record)),
             }
         })
     }

@@ -172,8 +172,8 @@ async fn partitions_move_and_no_command_fails() {
     for round in 0..8u16 {
         tokio::time::sleep(Duration::from_millis(150)).await;
         let split = (round * 3) % 9;
-        nodes[0].running.writer.own(owned(0..split)).await;
-        nodes[1].running.writer.own(owned(split..8)).await;
+        nodes[0].running.writer.own(owned(0..split));
+        nodes[1].running.writer.own(owned(split..8));
     }
     for load in loads {
         let slowest = load.await.unwrap();
