@@ -148,6 +148,81 @@ async fn a_paused_writer_cannot_undo_what_others_wrote_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_writer_says_nothing_that_no_longer_holds() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let cluster = Cluster::start(&bootstrap, "stale.", 2).await;
+    let mut users = Vec::new();
+    for i in 0..12 {
+        let (status, body, _) = cluster.register(i % 2, &format!("s{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+        let user = body["user_id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, position) = cluster
+            .ask(1, "PUT", &path, Some(&consent(false)), &format!("no {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(cluster.read(0, &user, &position).await.0, 200);
+        users.push(user);
+    }
+    cluster.node(0).signal("-STOP");
+    let mut tokens = Vec::new();
+    for (i, user) in users.iter().enumerate() {
+        let login = json!({"identifier": format!("s{i}@example.com"), "password": PASSWORD});
+        let (status, body, _) = cluster
+            .ask(1, "POST", "/v1/logins", Some(&login), &format!("in {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        tokens.push(json!({"refresh_token": body["refresh_token"]}));
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, _) = cluster
+            .ask(1, "PUT", &path, Some(&consent(true)), &format!("yes {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+    }
+    // They wait in the paused node's sockets, so that it sees them before it can hear what has happened.
+    let refreshed = futures::future::join_all(tokens.iter().enumerate().map(|(i, token)| {
+        let cluster = &cluster;
+        async move {
+            cluster
+                .ask(
+                    0,
+                    "POST",
+                    "/v1/sessions/refresh",
+                    Some(token),
+                    &format!("refresh {i}"),
+                )
+                .await
+        }
+    }));
+    let withdrawn = futures::future::join_all(users.iter().enumerate().map(|(i, user)| {
+        let cluster = &cluster;
+        async move {
+            let path = format!("/v1/users/{user}/consents/newsletter");
+            let key = format!("no again {i}");
+            let (status, body, position) = cluster.ask(0, "PUT", &path, Some(&consent(false)), &key).await;
+            assert_eq!(status, 200, "{body}");
+            cluster.read(1, user, &position).await.1["consents"]["newsletter"]["granted"] == false
+        }
+    }));
+    let awake = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.node(0).signal("-CONT");
+    };
+    let (refreshed, withdrawn, ()) = tokio::join!(refreshed, withdrawn, awake);
+    for (status, body, _) in refreshed {
+        assert_eq!(
+            status, 200,
+            "a session that goes on was said to have ended: {body}"
+        );
+    }
+    assert!(
+        withdrawn.iter().all(|done| *done),
+        "a withdrawal that changes much was said to change nothing: {withdrawn:?}"
+    );
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_of_many_gets_an_address_whatever_its_spelling_and_node() {
     let Some(bootstrap) = broker::shared() else { return };
     let cluster = Cluster::start(&bootstrap, "race.", 3).await;

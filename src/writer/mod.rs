@@ -22,6 +22,7 @@ pub mod rebuild;
 mod swap;
 mod tail;
 mod takeover;
+mod unwritten;
 
 use std::sync::Arc;
 use std::time::Duration;
