@@ -12,194 +12,15 @@ mod support;
 #[path = "../events/tests/log_kafka/broker.rs"]
 mod broker;
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatelog_events::clock;
 use reqwest::Client;
 use serde_json::{Value, json};
+use support::cluster::{Cluster, PASSWORD, PATIENCE, share_secrets};
 use support::process::{BOOTSTRAP, Process, consent, gatelog};
 
 use broker::Broker;
-
-const PASSWORD: &str = "seven purple otters juggle";
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Nodes that share secrets, topics and nothing else.
-struct Cluster {
-    dir: tempfile::TempDir,
-    environment: Vec<(String, String)>,
-    /// What holds for one node only.
-    own: Vec<Vec<(String, String)>>,
-    addresses: Vec<String>,
-    nodes: Vec<Option<Process>>,
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-impl Cluster {
-    async fn start(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
-        let mut cluster = Self::plan(bootstrap, prefix, nodes);
-        cluster.start_all().await;
-        cluster
-    }
-
-    fn plan(bootstrap: &str, prefix: &str, nodes: usize) -> Self {
-        let environment = [
-            ("GATELOG_ISSUER", "http://login.example.com"),
-            ("GATELOG_LOG", "kafka"),
-            ("GATELOG_KAFKA_BOOTSTRAP", bootstrap),
-            ("GATELOG_KAFKA_TOPIC_PREFIX", prefix),
-            ("GATELOG_KAFKA_REPLICATION", "1"),
-            ("GATELOG_PARTITIONS", "6"),
-            ("GATELOG_KAFKA_SESSION_TIMEOUT", "6s"),
-            ("GATELOG_KAFKA_DELIVERY_TIMEOUT", "3s"),
-            (
-                "GATELOG_CLUSTER_SECRET",
-                "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
-            ),
-        ];
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec(),
-            own: vec![Vec::new(); nodes],
-            addresses: (0..nodes).map(|_| free_address()).collect(),
-            nodes: (0..nodes).map(|_| None).collect(),
-        }
-    }
-
-    async fn start_all(&mut self) {
-        for n in 0..self.nodes.len() {
-            self.start_node(n).await;
-        }
-    }
-
-    fn folder(&self, n: usize) -> PathBuf {
-        self.dir.path().join(format!("node-{n}"))
-    }
-
-    async fn start_node(&mut self, n: usize) {
-        let folder = self.folder(n);
-        if n > 0 && !folder.exists() {
-            share_secrets(&self.folder(0), &folder);
-        }
-        let url = format!("http://{}", self.addresses[n]);
-        let mut environment: Vec<(&str, &str)> = self
-            .environment
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        environment.push(("GATELOG_NODE_ADVERTISE", &url));
-        environment.extend(self.own[n].iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let node = Process::start_with(&folder, &self.addresses[n], &environment).await;
-        self.nodes[n] = Some(node.expect("a node must start"));
-    }
-
-    fn node(&self, n: usize) -> &Process {
-        self.nodes[n].as_ref().unwrap()
-    }
-
-    /// Asks a node, again while it says that it cannot at present.
-    async fn ask(
-        &self,
-        n: usize,
-        method: &str,
-        path: &str,
-        body: Option<&Value>,
-        key: &str,
-    ) -> (u16, Value, String) {
-        let begun = clock::monotonic();
-        loop {
-            let node = self.node(n);
-            let mut call = node
-                .client
-                .request(method.parse().unwrap(), format!("{}{path}", node.url))
-                .bearer_auth(BOOTSTRAP)
-                .header("idempotency-key", key.replace(' ', "-"));
-            if let Some(body) = body {
-                call = call.json(body);
-            }
-            let answer = call.send().await.unwrap();
-            let status = answer.status().as_u16();
-            let position = answer
-                .headers()
-                .get("gatelog-position")
-                .map_or(String::new(), |p| p.to_str().unwrap().to_owned());
-            let body = answer.json().await.unwrap_or(Value::Null);
-            if status != 503 || begun.elapsed() > PATIENCE {
-                return (status, body, position);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// What a node knows of a user, once it knows what stands at `position`.
-    async fn read(&self, n: usize, user: &str, position: &str) -> (u16, Value) {
-        let node = self.node(n);
-        let answer = node
-            .client
-            .get(format!("{}/v1/users/{user}", node.url))
-            .bearer_auth(BOOTSTRAP)
-            .header("gatelog-min-position", position)
-            .send()
-            .await
-            .unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    async fn register(&self, n: usize, email: &str) -> (u16, Value, String) {
-        let body = json!({"email": email, "password": PASSWORD});
-        self.ask(
-            n,
-            "POST",
-            "/v1/registrations",
-            Some(&body),
-            &format!("register {email}"),
-        )
-        .await
-    }
-
-    /// Stops all nodes; each one's views are as the log says, and all nodes' views are the same.
-    fn verify(mut self) {
-        for node in &mut self.nodes {
-            if let Some(node) = node.take() {
-                assert!(node.stop().success());
-            }
-        }
-        let mut views: Vec<Value> = Vec::new();
-        for n in 0..self.addresses.len() {
-            let folder = self.folder(n);
-            let output = gatelog(&["verify", "--json", "--data-dir", folder.to_str().unwrap()])
-                .envs(self.environment.iter().map(|(k, v)| (k, v)))
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
-            assert_eq!(report["clean"], true, "node {n}: {report}");
-            views.push(report["views"].clone());
-        }
-        assert!(views.windows(2).all(|w| w[0] == w[1]), "{views:?}");
-        assert!(
-            views[0]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|v| v["name"] == "users" && v["rows"] != 0)
-        );
-    }
-}
-
-fn share_secrets(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    let copied = std::process::Command::new("cp")
-        .args(["-a", from.join("secrets").to_str().unwrap(), to.to_str().unwrap()])
-        .status();
-    assert!(copied.unwrap().success());
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
@@ -341,6 +162,81 @@ async fn a_paused_writer_cannot_undo_what_others_wrote_meanwhile() {
         let (status, body, _) = cluster.register(0, &format!("c{i}@example.com")).await;
         assert_eq!(status, 201, "{body}");
     }
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_writer_says_nothing_that_no_longer_holds() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let cluster = Cluster::start(&bootstrap, "stale.", 2).await;
+    let mut users = Vec::new();
+    for i in 0..12 {
+        let (status, body, _) = cluster.register(i % 2, &format!("s{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+        let user = body["user_id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, position) = cluster
+            .ask(1, "PUT", &path, Some(&consent(false)), &format!("no {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(cluster.read(0, &user, &position).await.0, 200);
+        users.push(user);
+    }
+    cluster.node(0).signal("-STOP");
+    let mut tokens = Vec::new();
+    for (i, user) in users.iter().enumerate() {
+        let login = json!({"identifier": format!("s{i}@example.com"), "password": PASSWORD});
+        let (status, body, _) = cluster
+            .ask(1, "POST", "/v1/logins", Some(&login), &format!("in {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+        tokens.push(json!({"refresh_token": body["refresh_token"]}));
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, _) = cluster
+            .ask(1, "PUT", &path, Some(&consent(true)), &format!("yes {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+    }
+    // They wait in the paused node's sockets, so that it sees them before it can hear what has happened.
+    let refreshed = futures::future::join_all(tokens.iter().enumerate().map(|(i, token)| {
+        let cluster = &cluster;
+        async move {
+            cluster
+                .ask(
+                    0,
+                    "POST",
+                    "/v1/sessions/refresh",
+                    Some(token),
+                    &format!("refresh {i}"),
+                )
+                .await
+        }
+    }));
+    let withdrawn = futures::future::join_all(users.iter().enumerate().map(|(i, user)| {
+        let cluster = &cluster;
+        async move {
+            let path = format!("/v1/users/{user}/consents/newsletter");
+            let key = format!("no again {i}");
+            let (status, body, position) = cluster.ask(0, "PUT", &path, Some(&consent(false)), &key).await;
+            assert_eq!(status, 200, "{body}");
+            cluster.read(1, user, &position).await.1["consents"]["newsletter"]["granted"] == false
+        }
+    }));
+    let awake = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.node(0).signal("-CONT");
+    };
+    let (refreshed, withdrawn, ()) = tokio::join!(refreshed, withdrawn, awake);
+    for (status, body, _) in refreshed {
+        assert_eq!(
+            status, 200,
+            "a session that goes on was said to have ended: {body}"
+        );
+    }
+    assert!(
+        withdrawn.iter().all(|done| *done),
+        "a withdrawal that changes much was said to change nothing: {withdrawn:?}"
+    );
     cluster.verify();
 }
 

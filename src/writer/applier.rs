@@ -7,12 +7,11 @@ use std::time::Instant;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::{Commit, Subject};
 use gatelog_events::domain::Event;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
-use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream, UserId};
+use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::Verdict;
 use gatelog_events::log::{AppendError, EventLog, RecordHeader};
 use gatelog_projections::answers::Answer;
@@ -25,10 +24,11 @@ use super::decider::{Lanes, Settled};
 use super::swap::Swap;
 use super::tail::TailStep;
 use super::takeover::{Handover, Message, Parts};
+use super::unwritten::{Decided, Held};
 use super::{Outcome, Reply, WriteError};
 
 /// Commits written to the views at once, at the most.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 
 /// Changes of one table.
 pub(super) type TableChanges = (Table, Vec<Change>);
@@ -57,23 +57,9 @@ pub(super) struct Followed {
     pub changes: Vec<TableChanges>,
 }
 
-/// A result that only waits for its turn.
-pub(super) struct Decided {
-    pub result: Result<Outcome, WriteError>,
-    pub reply: Reply,
-}
-
 /// What the decider hands over, in the order of its decisions.
 pub(super) enum Step {
     Append(Box<Append>),
-    /// Nothing changed; the answer says how far the partition is.
-    Nothing {
-        stream: Stream,
-        partition: Partition,
-        user: Option<UserId>,
-        time: Timestamp,
-        reply: Reply,
-    },
     Answer(Decided),
     /// Another node wrote it.
     Followed(Box<Followed>),
@@ -153,7 +139,16 @@ impl Applier {
     /// Runs until the decider ends, or until an append fails; then what is unresolved is handed back.
     pub fn run(mut self, steps: mpsc::Receiver<Step>) -> Handover {
         let mut next: Option<Step> = None;
+        let mut held = Vec::new();
         loop {
+            if next.is_none() {
+                next = steps.try_recv().ok();
+            }
+            if next.is_none()
+                && let Err(failure) = self.look(&mut held)
+            {
+                return self.step_down(failure, next, &steps, held);
+            }
             let step = match next.take() {
                 Some(step) => step,
                 None => match steps.recv() {
@@ -162,20 +157,13 @@ impl Applier {
                 },
             };
             let result = match step {
-                Step::Append(first) => self.apply_from(*first, &steps, &mut next),
-                Step::Nothing {
-                    stream,
-                    partition,
-                    user,
-                    time,
-                    reply,
-                } => {
-                    let outcome = self.nothing(stream, partition, user, time);
-                    let _ = reply.send(Ok(outcome));
-                    Ok(())
+                Step::Append(first) => {
+                    let applied = self.apply_from(*first, &steps, &mut next);
+                    self.release(&mut held);
+                    applied
                 }
-                Step::Answer(decided) => {
-                    let _ = decided.reply.send(decided.result);
+                Step::Answer(first) => {
+                    self.answer_from(first, &steps, &mut next, &mut held);
                     Ok(())
                 }
                 Step::Followed(first) => self.follow_from(*first, &steps, &mut next),
@@ -189,7 +177,7 @@ impl Applier {
                 }
             };
             if let Err(failure) = result {
-                return self.step_down(failure, next, &steps);
+                return self.step_down(failure, next, &steps, held);
             }
         }
     }
@@ -403,30 +391,6 @@ impl Applier {
         }
     }
 
-    fn nothing(
-        &self,
-        stream: Stream,
-        partition: Partition,
-        user: Option<UserId>,
-        time: Timestamp,
-    ) -> Outcome {
-        let next = self.lanes.get(&(stream, partition)).map_or(0, |l| l.next);
-        Outcome {
-            answer: Answer {
-                stream: stream.code(),
-                partition,
-                offset: next.saturating_sub(1),
-                user,
-                session: None,
-                generation: 0,
-                time,
-                tag: [0; 16],
-            },
-            commit: None,
-            replayed: false,
-        }
-    }
-
     fn mark(&mut self, mark: Mark) {
         let name = mark.applied.projection();
         self.marks.retain(|m| m.applied.projection() != name);
@@ -443,7 +407,13 @@ impl Applier {
     }
 
     /// Answers nothing any more; what was on its way is the log's to tell.
-    fn step_down(self, failure: Failure, next: Option<Step>, steps: &mpsc::Receiver<Step>) -> Handover {
+    fn step_down(
+        self,
+        failure: Failure,
+        next: Option<Step>,
+        steps: &mpsc::Receiver<Step>,
+        held: Vec<Held>,
+    ) -> Handover {
         tracing::error!(reason = %failure.reason, "the writer steps down and takes over anew");
         let mut unresolved = failure.unresolved;
         // Closing `settled` tells the decider, who then closes `steps`.
@@ -452,14 +422,18 @@ impl Applier {
             // If the queue is full, the decider is awake anyway.
             let _ = decider.try_send(Message::Wake);
         }
+        let unavailable = || WriteError::Unavailable {
+            reason: failure.reason.clone(),
+        };
+        for held in held {
+            held.refuse(unavailable());
+        }
         let rest = next.into_iter().chain(steps.iter());
         for step in rest {
             match step {
                 Step::Append(append) => unresolved.push(Unresolved::from(*append)),
-                Step::Nothing { reply, .. } | Step::Answer(Decided { reply, .. }) => {
-                    let _ = reply.send(Err(WriteError::Unavailable {
-                        reason: failure.reason.clone(),
-                    }));
+                Step::Answer(Decided { reply, .. }) => {
+                    let _ = reply.send(Err(unavailable()));
                 }
                 Step::Swap(swap) => swap.fail(failure.reason.clone()),
                 // Not written: it is read from the log again.
@@ -473,9 +447,19 @@ impl Applier {
     }
 }
 
-struct Failure {
+pub(super) struct Failure {
     reason: String,
     unresolved: Vec<Unresolved>,
+}
+
+impl Failure {
+    /// One that leaves nothing unresolved.
+    pub fn because(reason: String) -> Self {
+        Self {
+            reason,
+            unresolved: Vec::new(),
+        }
+    }
 }
 
 impl From<Append> for Unresolved {

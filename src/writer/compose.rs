@@ -12,9 +12,10 @@ use gatelog_events::seal::SubjectKey;
 use gatelog_projections::projection::Located;
 use uuid::Uuid;
 
-use super::applier::{Append, Decided, Pending, Step, TableChanges};
+use super::applier::{Append, Pending, Step, TableChanges};
 use super::decide::{commit_key, internal, rejected, stopped};
 use super::decider::Decider;
+use super::unwritten::{Decided, Said};
 use super::{Reply, Request, WriteError};
 
 impl Decider {
@@ -87,7 +88,7 @@ impl Decider {
                 begun: clock::monotonic(),
             }))),
             Err(e) => self.send(Step::Answer(Decided {
-                result: Err(e),
+                said: Said::Known(Err(e)),
                 reply,
             })),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use gatelog_events::clock::{self, Timestamp};
+use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::session;
 use gatelog_events::domain::tenant::Settings;
@@ -14,10 +14,11 @@ use gatelog_projections::folder::{Decoded, Folder};
 use gatelog_projections::projection::Progress;
 use gatelog_projections::store::Table;
 
-use super::applier::{Decided, Followed, Step};
+use super::applier::{Followed, Step};
 use super::decide::{Refusal, commit_key};
 use super::random::Random;
 use super::takeover::{Owned, Parts};
+use super::unwritten::{Decided, Said};
 use super::{Outcome, Reply, Request, Submission, WriteError};
 
 /// What the applier has written, so that the overlay can forget it.
@@ -139,40 +140,30 @@ impl Decider {
         let now = clock::now();
         match self.decide(&request, now) {
             Ok(Some((commit, stream, partition))) => self.append(commit, stream, partition, reply),
-            Ok(None) => self.send_nothing(&request, now, reply),
+            Ok(None) => self.say(&request, reply, |place| Said::Nothing {
+                place,
+                user: request.subject.user(),
+                time: now,
+            }),
             Err(Refusal::Replay(answer)) => {
                 let outcome = Outcome {
                     answer,
                     commit: None,
                     replayed: true,
                 };
-                self.send(Step::Answer(Decided {
-                    result: Ok(outcome),
-                    reply,
-                }))
+                self.say(&request, reply, |_| Said::Known(Ok(outcome)))
             }
             // A refusal may rest on what is still in flight, so it is answered in order too.
-            Err(Refusal::Error(e)) => self.send(Step::Answer(Decided {
-                result: Err(e),
-                reply,
-            })),
+            Err(Refusal::Error(error @ WriteError::Rejected(_))) => {
+                self.say(&request, reply, |place| Said::Rejected { place, error })
+            }
+            Err(Refusal::Error(e)) => self.say(&request, reply, |_| Said::Known(Err(e))),
         }
     }
 
-    fn send_nothing(&mut self, request: &Request, now: Timestamp, reply: Reply) -> bool {
-        match self.place(request) {
-            Ok((stream, partition)) => self.send(Step::Nothing {
-                stream,
-                partition,
-                user: request.subject.user(),
-                time: now,
-                reply,
-            }),
-            Err(e) => self.send(Step::Answer(Decided {
-                result: Err(e),
-                reply,
-            })),
-        }
+    fn say(&self, request: &Request, reply: Reply, say: impl FnOnce((Stream, Partition)) -> Said) -> bool {
+        let said = self.place(request).map_or_else(|e| Said::Known(Err(e)), say);
+        self.send(Step::Answer(Decided { said, reply }))
     }
 }
 

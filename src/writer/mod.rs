@@ -23,6 +23,7 @@ pub mod rebuild;
 mod swap;
 mod tail;
 mod takeover;
+mod unwritten;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -37,7 +37,7 @@ impl Stage {
         let ports: Vec<_> = ends.iter().map(|end| end.address().port()).collect();
         let listeners: Vec<_> = (0..NODES).map(|n| format!("NODE{n}={}", ports[n])).collect();
         let broker = Broker::start(&["--listener", &listeners[0], "--listener", &listeners[1]])?;
-        let mut cluster = Cluster::plan(&broker.bootstrap(), prefix, NODES);
+        let mut cluster = Cluster::plan(&broker.bootstrap(), prefix, NODES, &[]);
         let (mut to_kafka, mut to_node) = (Vec::new(), Vec::new());
         for (n, end) in ends.into_iter().enumerate() {
             let port = &broker.facts()["brokers"][0]["listeners"][format!("NODE{n}")]["port"];
