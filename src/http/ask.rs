@@ -204,6 +204,9 @@ const CATCHING_UP: Duration = Duration::from_secs(2);
 
 /// Waits until a projection has folded what the identity partition of a shard holds now, as far as that can be had.
 pub async fn caught_up(app: &App, projection: &str, shard: Shard) {
+    if !app.node.backend.is_reachable() {
+        return;
+    }
     let (stream, partition) = (Stream::Identity, shard.partition(app.node.log.partitions()));
     let end = app.node.log.end(stream, partition);
     if let Ok(Ok(end)) = tokio::time::timeout(CATCHING_UP, end).await
