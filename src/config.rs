@@ -17,6 +17,7 @@ use crate::auth::policy::Policy;
 use crate::auth::pool::PoolConfig;
 use crate::auth::throttle::Limits;
 use crate::cluster::ClusterConfig;
+use crate::spool::SpoolConfig;
 
 /// Everything a node can be told. Made once at start, then read only.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub struct Config {
     pub compaction_delay: Duration,
     /// Where the log is in Kafka; it is in the data folder otherwise.
     pub kafka: Option<kafka::Kafka>,
+    /// Where logins are kept while the log is away; they are refused without it.
+    pub spool: Option<SpoolConfig>,
     /// How this node works with others; none where it has no secret for that.
     pub cluster: Option<ClusterConfig>,
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod node;
+pub mod spool;
 pub mod telemetry;
 pub mod views;
 pub mod writer;

@@ -28,6 +28,8 @@ use crate::auth::tokens::{TokenConfig, Tokens};
 use crate::backend::Backend;
 use crate::cluster::{Cluster, ClusterError, Gate, Router};
 use crate::config::Config;
+use crate::spool::drain::Drain;
+use crate::spool::{Spool, SpoolError};
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
 use crate::writer::{
@@ -48,6 +50,8 @@ pub struct Folders {
     pub views: PathBuf,
     pub keys: PathBuf,
     pub secrets: PathBuf,
+    /// Logins that wait for the log.
+    pub spool: PathBuf,
 }
 
 impl Folders {
@@ -57,6 +61,7 @@ impl Folders {
             views: data_dir.join("views"),
             keys: data_dir.join("keys"),
             secrets: data_dir.join("secrets"),
+            spool: data_dir.join("spool"),
         }
     }
 }
@@ -80,6 +85,8 @@ pub enum NodeError {
     Takeover(#[from] TakeoverError),
     #[error("{0}")]
     Cluster(#[from] ClusterError),
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
     #[error("the first settings could not be written: {0}")]
     Seed(#[from] WriteError),
     #[error("{place} cannot be created: {source}")]
@@ -160,6 +167,8 @@ pub struct Node {
     pub stopping: AtomicBool,
     pub tokens: Tokens,
     pub refresh_tokens: RefreshTokens,
+    /// Logins that wait for the log, where they are to or where some still do.
+    pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
     pub account_limits: Throttle,
     /// Guesses and registrations from one network.
@@ -193,6 +202,8 @@ impl Started {
                 Cluster::of_many(&config)?
             }
         };
+        // Before anything is claimed, so that a damaged one stops nobody else.
+        let spool = Spool::open(&Folders::under(&config.data_dir).spool, config.spool)?.map(Arc::new);
         let (erasures_out, erasures) = tokio::sync::watch::channel(0);
         let views = Arc::new(Views::new(data.store.clone()));
         let parts = Arc::new(Parts {
@@ -248,6 +259,7 @@ impl Started {
             passwords,
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
+            spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),
             secrets: data.secrets,
@@ -272,6 +284,7 @@ impl Started {
             () = self.flush_views() => LogError::Closed,
             () = self.own_what_is_given() => LogError::Closed,
             () = self.seed_at_last() => LogError::Closed,
+            () = self.drain_spool() => LogError::Closed,
             () = self.compact_after_erasures() => LogError::Closed,
         }
     }
@@ -320,6 +333,20 @@ impl Started {
             }
         }
         std::future::pending().await
+    }
+
+    /// Records logins that were spooled while the log was away.
+    async fn drain_spool(&self) {
+        let Some(spool) = self.node.spool.clone() else {
+            return std::future::pending().await;
+        };
+        let drain = Drain {
+            spool,
+            router: self.node.router.clone(),
+            keys: self.node.keys.clone(),
+            backend: self.backend.clone(),
+        };
+        drain.run().await;
     }
 
     /// In a cluster the first settings are written by whoever owns their partition.

@@ -99,8 +99,10 @@ async fn prepare(dir: &Path, case: &str, known: &mut BTreeMap<String, Known>) {
     load(&process, known, "a").await;
     assert!(process.stop().success());
     if case.starts_with("log.tail_cut") {
-        let torn = Process::start(dir, Some("log.mid_write:3")).await.unwrap();
-        assert!(load(&torn, known, "t").await);
+        // On a busy machine the claims of the start alone may be that many groups: then they are what is torn.
+        if let Some(torn) = Process::start(dir, Some("log.mid_write:3")).await {
+            assert!(load(&torn, known, "t").await);
+        }
     }
 }
 

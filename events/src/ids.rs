@@ -146,6 +146,14 @@ macro_rules! sharded_id {
                 Self(sharded_uuid(at, shard, random))
             }
 
+            /// When it was made, in whole milliseconds.
+            pub fn time(&self) -> Timestamp {
+                let b = self.0.as_bytes();
+                Timestamp::from_millis(i64::from_be_bytes([
+                    0, 0, b[0], b[1], b[2], b[3], b[4], b[5],
+                ]))
+            }
+
             /// The shard that the identity carries in its last 16 bits.
             pub fn shard(&self) -> Shard {
                 let b = self.0.as_bytes();
@@ -274,5 +282,22 @@ impl Serialize for Position {
 impl<'de> Deserialize<'de> for Position {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_carries_its_time_and_its_shard() {
+        for (millis, shard, random) in [
+            (0, 0, [0; 8]),
+            (1_795_000_000_123, 42, [255; 8]),
+            ((1 << 48) - 1, 65_535, [7; 8]),
+        ] {
+            let id = SessionId::new(Timestamp::from_millis(millis), Shard(shard), random);
+            assert_eq!((id.time().millis(), id.shard()), (millis, Shard(shard)));
+        }
     }
 }

@@ -132,6 +132,18 @@ fn no_longer(door: &mut Door) {
 }
 
 #[test]
+fn a_session_starts_once_whatever_happened_since() {
+    let later: [fn(&mut Door); 2] = [no_longer, |door| door.standing.credential_version = 2];
+    in_session().when(login(1)).then_nothing();
+    for happened in later {
+        in_session().and(happened).when(login(1)).then_nothing();
+    }
+    given([login_succeeded(), started(1, END), ended(EndReason::LoggedOut)])
+        .when(login(1))
+        .then_nothing();
+}
+
+#[test]
 fn a_login_starts_a_session_of_thirty_days() {
     given([])
         .when(login(1))
@@ -240,6 +252,20 @@ fn locks_grow_to_their_bound_whatever_the_policy() {
         ..policy
     };
     assert_eq!(endless.lock_for(u32::MAX), Duration::MAX);
+}
+
+#[test]
+fn a_login_that_is_recorded_late_is_not_the_last_one() {
+    let Event::Session(login) = login_succeeded() else {
+        panic!("not of the door")
+    };
+    let mut activity = Activity::default();
+    activity.evolve(&login, at(A_MINUTE_LATER), 1);
+    activity.evolve(&login, NOON, 2);
+    assert_eq!(
+        (activity.last_login_at, activity.version),
+        (Some(at(A_MINUTE_LATER)), 2)
+    );
 }
 
 #[test]

@@ -90,6 +90,7 @@ pub fn config(data_dir: &Path) -> Config {
         memtable_bytes: 96 << 20,
         cluster: None,
         kafka: None,
+        spool: None,
         compaction_delay: Duration::from_secs(3600),
     }
 }

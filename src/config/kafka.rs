@@ -6,8 +6,9 @@ use gatelog_events::log::kafka::{KafkaConfig, MembershipOptions, Sasl, Secret, S
 
 use super::ConfigError;
 use super::options::{Effective, within};
-use super::values::{KafkaSecurity, LogKind, Span};
+use super::values::{KafkaSecurity, LogAway, LogKind, Size, Span};
 use crate::auth::private_file;
+use crate::spool::SpoolConfig;
 
 /// The log in Kafka, and the group of nodes that write it.
 #[derive(Debug, Clone)]
@@ -63,6 +64,28 @@ pub(super) fn kafka(options: &Effective) -> Result<Option<Kafka>, ConfigError> {
         session_timeout: options.kafka_session_timeout.0,
     };
     Ok(Some(Kafka { log, membership }))
+}
+
+/// Where logins are kept while Kafka is away, if they are to be.
+pub(super) fn spool(options: &Effective) -> Result<Option<SpoolConfig>, ConfigError> {
+    within(
+        "spool_max_bytes",
+        options.spool_max_bytes,
+        Size(4 << 10),
+        Size(1 << 30),
+    )?;
+    match (options.login_when_log_away, options.log) {
+        (LogAway::Refuse, _) => Ok(None),
+        (LogAway::Spool, LogKind::Kafka) => Ok(Some(SpoolConfig {
+            max_bytes: options.spool_max_bytes.0 as u64,
+        })),
+        (LogAway::Spool, LogKind::Embedded) => Err(ConfigError::Bounds {
+            option: "login_when_log_away",
+            is: "spool".to_owned(),
+            must: "refuse with an embedded log, which is never away; set log to kafka, or leave it out"
+                .to_owned(),
+        }),
+    }
 }
 
 fn security(options: &Effective) -> Result<Security, ConfigError> {

@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogKind, PasswordPolicy, Signing, Size, Span,
+    Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogAway, LogKind, PasswordPolicy, Signing,
+    Size, Span,
 };
 use super::{Config, ConfigError};
 use crate::auth::pool::{Argon2Params, PoolConfig};
@@ -119,6 +120,10 @@ options! {
     kafka_activity_retention: Span, "GATELOG_KAFKA_ACTIVITY_RETENTION", [value_name = "TIME"], Span::seconds(400 * DAY);
     /// How long after an erasure Kafka may still hold the destroyed key [default: 1d]
     kafka_key_compaction_lag: Span, "GATELOG_KAFKA_KEY_COMPACTION_LAG", [value_name = "TIME"], Span::seconds(DAY);
+    /// What becomes of logins while Kafka cannot be reached [default: refuse]
+    login_when_log_away: LogAway, "GATELOG_LOGIN_WHEN_LOG_AWAY", [], LogAway::Refuse;
+    /// Largest file of logins that wait for Kafka; beyond it they get 503 [default: 64MiB]
+    spool_max_bytes: Size, "GATELOG_SPOOL_MAX_BYTES", [value_name = "SIZE"], Size(64 << 20);
     /// Listen beyond this machine without encryption
     allow_plain_http: bool, "GATELOG_ALLOW_PLAIN_HTTP", [num_args = 0..=1, default_missing_value = "true", value_name = "BOOL"], false;
     /// Proxies whose X-Forwarded-For is believed, separated by commas
@@ -339,6 +344,7 @@ impl Effective {
         self.check_resources()?;
         let mut config = self.config(bootstrap_api_key, cluster_secret);
         config.kafka = super::kafka::kafka(self)?;
+        config.spool = super::kafka::spool(self)?;
         Ok(config)
     }
 
@@ -538,6 +544,7 @@ impl Effective {
             memtable_bytes: self.memtable_bytes.0,
             compaction_delay: self.compaction_delay.0,
             kafka: None,
+            spool: None,
             cluster: cluster_secret.map(|secret| ClusterConfig {
                 secret,
                 advertise: self.node_advertise.0.clone(),

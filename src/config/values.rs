@@ -255,6 +255,16 @@ pub enum LogKind {
     Kafka,
 }
 
+/// What becomes of logins while the log cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogAway {
+    /// They are answered with 503
+    Refuse,
+    /// They are kept in a local file, answered, and recorded when the log is back
+    Spool,
+}
+
 /// How connections to Kafka are protected: its `security.protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

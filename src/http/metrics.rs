@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::lag;
 use crate::node::Node;
+use crate::spool::Spool;
 
 /// Upper bounds in seconds: a point read takes some 100 µs, a login one hash, a full queue two seconds.
 const BUCKETS: &[f64] = &[
@@ -93,6 +94,24 @@ fn describe() {
         "Moving average of what one password costs a thread."
     );
     describe_gauge!(
+        "gatelog_spool_entries",
+        "Logins that are kept until the log can be reached, and are not recorded yet."
+    );
+    describe_gauge!("gatelog_spool_bytes", Unit::Bytes, "Their bytes.");
+    describe_counter!("gatelog_spool_drained_total", "Spooled logins that are recorded.");
+    describe_counter!(
+        "gatelog_spool_rejected_total",
+        "Spooled logins that became no session, by reason."
+    );
+    describe_counter!(
+        "gatelog_spool_refused_total",
+        "Logins that were refused while the log was away, as the spool was full or failed."
+    );
+    describe_counter!(
+        "gatelog_login_failures_unrecorded_total",
+        "Failed logins that are not in the log, which was away."
+    );
+    describe_gauge!(
         "gatelog_throttled_keys",
         "Accounts and networks whose failures are remembered."
     );
@@ -111,6 +130,9 @@ pub async fn refresh(node: &Node) -> Result<(), LogError> {
     let limit = node.config.queue;
     gauge!("gatelog_writer_queue_commands").set(limit.saturating_sub(node.router.room()) as f64);
     gauge!("gatelog_writer_queue_limit_commands").set(limit as f64);
+    let spool = node.spool.as_deref();
+    gauge!("gatelog_spool_entries").set(spool.map_or(0, Spool::len) as f64);
+    gauge!("gatelog_spool_bytes").set(spool.map_or(0, Spool::bytes) as f64);
     let pool = &node.passwords;
     gauge!("gatelog_password_queue_jobs").set(pool.queued() as f64);
     gauge!("gatelog_password_queue_limit_jobs").set(pool.queue_limit() as f64);

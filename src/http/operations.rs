@@ -33,6 +33,8 @@ pub struct Readiness {
     /// Whether the log can be reached. While it cannot, reads go on and writes are answered with 503; how far the read
     /// models are behind is not known then, and not shown.
     pub log_reachable: bool,
+    /// Logins that are kept until the log can be reached, and are not recorded yet.
+    pub spooled_logins: usize,
     /// The lag from which on a read model makes the node not ready, in records.
     pub max_lag: u64,
     pub projections: Vec<ProjectionBody>,
@@ -75,6 +77,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             ready,
             stopping,
             log_reachable,
+            spooled_logins: app.node.spool.as_ref().map_or(0, |spool| spool.len()),
             max_lag,
             projections,
         },

@@ -219,18 +219,22 @@ impl Decider {
         let tenant = &request.tenant;
         let user = users::get(self.view(users::NAME)?, tenant, id)?;
         let view = self.view(sessions::NAME)?;
-        let activity = sessions::activity(view, tenant, id)?;
-        let known = match (&command, command.session_id()) {
-            (session::Command::Login { .. }, _) | (_, None) => None,
-            (_, Some(session)) => sessions::get(view, tenant, id, session)?,
+        let mut activity = sessions::activity(view, tenant, id)?;
+        let known = match command.session_id() {
+            None => None,
+            Some(session) => sessions::get(view, tenant, id, session)?,
         };
+        if request.time.is_some() {
+            // Somebody was let in then, and it is recorded only now: a lock that came since is none of theirs.
+            activity.locked_until = None;
+        }
         let events = session::decide(
             &activity,
             known.as_ref(),
             standing(&user),
             command,
             &self.policy,
-            now,
+            request.time.unwrap_or(now),
         )
         .map_err(rejected)?;
         Ok(Decision {

@@ -49,6 +49,7 @@ pub fn config(dir: &Path) -> Config {
         compaction_delay: Duration::from_secs(3600),
         cluster: None,
         kafka: None,
+        spool: None,
     }
 }
 

@@ -206,7 +206,8 @@ impl Activity {
             SessionEvent::LoginSucceeded(_) => {
                 self.failures = 0;
                 self.locked_until = None;
-                self.last_login_at = Some(time);
+                // A login that was kept while the log was away may be recorded after a later one.
+                self.last_login_at = self.last_login_at.max(Some(time));
             }
             SessionEvent::LoginFailed(_) => self.failures = self.failures.saturating_add(1),
             SessionEvent::Locked(e) => self.locked_until = Some(e.until),
@@ -374,6 +375,10 @@ pub fn decide(
             client,
             credential_version,
         } => {
+            // Recorded before: what became of the first try was not known, and it was sent again.
+            if session.is_some_and(|s| s.id == session_id) {
+                return Ok(vec![]);
+            }
             if activity.is_locked(now) {
                 return Err(Rejection::Locked(activity.locked_until.unwrap_or(now)));
             }

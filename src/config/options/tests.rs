@@ -180,6 +180,26 @@ fn a_log_in_kafka_brings_its_own_defaults_and_bounds() {
 }
 
 #[test]
+fn logins_are_spooled_only_where_the_log_can_be_away() {
+    assert_eq!(load("log = \"kafka\"").unwrap().config.spool, None);
+    let spool = "log = \"kafka\"\nlogin_when_log_away = \"spool\"\n";
+    let max = |file: &str| load(file).unwrap().config.spool.map(|s| s.max_bytes);
+    assert_eq!(max(spool), Some(64 << 20));
+    assert_eq!(max(&format!("{spool}spool_max_bytes = \"1MiB\"")), Some(1 << 20));
+    for (options, expected) in [
+        (
+            "login_when_log_away = \"spool\"",
+            "login_when_log_away is spool, but it must be refuse with an embedded log",
+        ),
+        ("login_when_log_away = \"keep\"", "spool"),
+        ("spool_max_bytes = \"1KiB\"", "spool_max_bytes is 1KiB"),
+    ] {
+        let message = load(options).unwrap_err().to_string();
+        assert!(message.contains(expected), "{options}: {message}");
+    }
+}
+
+#[test]
 fn a_node_of_a_cluster() {
     use std::os::unix::fs::PermissionsExt;
     let secret = "5e".repeat(32);

@@ -14,9 +14,10 @@ use gatelog_events::domain::{Actor, Rejection, user};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{Position, SessionId, UserId};
 use gatelog_projections::logins::{self, LoginRow};
+use metrics::counter;
 use serde::{Deserialize, Serialize};
 
-use super::passwords;
+use super::{passwords, spooled};
 use crate::auth::random;
 use crate::auth::refresh::RefreshClaims;
 use crate::auth::throttle::Key;
@@ -26,7 +27,7 @@ use crate::http::app::App;
 use crate::http::ask::{Ask, caught_up, reachable};
 use crate::http::body::{Json, SecretText};
 use crate::http::check::Check;
-use crate::http::reply::written;
+use crate::http::reply::{ok, written};
 use crate::writer::{Command, Outcome, WriteError};
 
 /// The client that tokens are issued to, until clients of their own are registered.
@@ -79,13 +80,51 @@ pub struct TokenSet {
     pub expires_in: u64,
     /// To be exchanged once, at POST /v1/sessions/refresh.
     pub refresh_token: String,
-    #[schema(value_type = String, example = "activity:3:1024")]
-    pub position: Position,
+    /// Absent where the login is kept until the log can be reached again (`login_when_log_away`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "activity:3:1024")]
+    pub position: Option<Position>,
+}
+
+/// A session that is open, and which of its refresh tokens is good.
+pub(super) struct Opened {
+    user: UserId,
+    session: SessionId,
+    generation: u32,
+    /// Where the log says so; absent while that is still to come.
+    position: Option<Position>,
+}
+
+impl Opened {
+    /// A session that is not in the log yet.
+    pub(super) fn waiting(user: UserId, session: SessionId) -> Self {
+        Self {
+            user,
+            session,
+            generation: 0,
+            position: None,
+        }
+    }
+
+    /// The session that an outcome started or went on with. One that ended it has none.
+    fn of(outcome: &Outcome) -> Result<Self, Problem> {
+        let answer = &outcome.answer;
+        match (answer.user, answer.session) {
+            (Some(user), Some(session)) => Ok(Self {
+                user,
+                session,
+                generation: answer.generation,
+                position: Some(answer.position()),
+            }),
+            _ => Err(ended()),
+        }
+    }
 }
 
 /// Logs a user in by password.
 ///
-/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time.
+/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time. While the log
+/// cannot be reached the answer is 503 or, if the operator has chosen so, a session that is recorded later.
 #[utoipa::path(
     post, path = "/v1/logins", tag = "sessions", request_body = Login,
     responses((status = 200, description = "A new session", body = TokenSet)),
@@ -106,7 +145,7 @@ pub async fn login(
             .forgive(Key::Identifier(digest.0), clock::now());
         e
     };
-    reachable(&app).map_err(Problem::from).map_err(forgive)?;
+    spooled::unless_spooled(&app, reachable(&app)).map_err(forgive)?;
     let mut row = find(&app, digest)?;
     // Another node may have registered the address, or changed the password, a moment ago. The log is asked for every
     // login, and none goes on if it does not answer. Were it asked only where that can change the answer, then whenever it
@@ -116,7 +155,7 @@ pub async fn login(
         given.verify(&app, row.as_ref()),
         caught_up(&app, logins::NAME, shard)
     );
-    asked.map_err(Problem::from).map_err(forgive)?;
+    spooled::unless_spooled(&app, asked).map_err(forgive)?;
     let mut verified = verified.map_err(forgive)?;
     if app.node.views.login(app.tenant(), digest)? != row {
         row = find(&app, digest)?;
@@ -124,12 +163,12 @@ pub async fn login(
     }
     match row {
         Some(row) if verified.ok && row.status == Status::Active => {
-            let outcome = succeed(&app, &ask, &row, &raw).await.map_err(forgive)?;
+            let opened = succeed(&app, &ask, &row, &raw).await.map_err(forgive)?;
             app.node.account_limits.succeeded(Key::Identifier(digest.0));
-            if verified.needs_rehash {
+            if verified.needs_rehash && opened.position.is_some() {
                 rehash(app.clone(), ask, given, row);
             }
-            tokens(&app, &outcome)
+            tokens(&app, &opened)
         }
         row => {
             let problem = fail(&app, &ask, row.as_ref(), verified.ok, &email).await;
@@ -169,15 +208,22 @@ fn refuse_locked(app: &App, user: UserId, digest: Digest) -> Result<(), Problem>
     }
 }
 
-async fn succeed(app: &App, ask: &Ask, row: &LoginRow, raw: &[u8]) -> Result<Outcome, Problem> {
+async fn succeed(app: &App, ask: &Ask, row: &LoginRow, raw: &[u8]) -> Result<Opened, Problem> {
+    let now = clock::now();
     let command = session::Command::Login {
-        session_id: SessionId::new(clock::now(), row.user.shard(), random()?),
+        session_id: SessionId::new(now, row.user.shard(), random()?),
         method: LoginMethod::Password,
         client: ask.client(),
         credential_version: row.credential_version,
     };
     let request = ask.request(app, None, Subject::User(row.user), Command::Session(command), raw);
-    Ok(app.node.router.submit(request).await?)
+    if let Some(before) = spooled::earlier(app, &request).await? {
+        return Ok(before);
+    }
+    match spooled::submit(app, request.clone()).await? {
+        Some(outcome) => Opened::of(&outcome),
+        None => spooled::keep(app, request, now).await,
+    }
 }
 
 /// Records the failure, and answers it the same way whatever its reason.
@@ -201,9 +247,13 @@ async fn fail(app: &App, ask: &Ask, row: Option<&LoginRow>, right: bool, email: 
         let shard = app.node.directory.shard(app.tenant(), email);
         request.partition = Some(shard.partition(app.node.log.partitions()));
     }
-    match app.node.router.submit(request).await {
+    match spooled::submit(app, request).await {
+        Ok(None) => {
+            counter!("gatelog_login_failures_unrecorded_total").increment(1);
+            invalid_credentials()
+        }
         // The account vanished meanwhile: for the caller that is an unknown identifier.
-        Ok(_) | Err(WriteError::Rejected(_)) => invalid_credentials(),
+        Ok(Some(_)) | Err(WriteError::Rejected(_)) => invalid_credentials(),
         Err(e) => e.into(),
     }
 }
@@ -235,7 +285,7 @@ async fn try_rehash(app: &App, ask: &Ask, given: passwords::Given, row: LoginRow
 /// Exchanges a refresh token for a new pair.
 ///
 /// A token that was exchanged before ends its session, for somebody else may have it. A retry with the same
-/// Idempotency-Key gets the same tokens again.
+/// Idempotency-Key gets the same tokens again. A session that is not recorded yet is answered with 503.
 #[utoipa::path(
     post, path = "/v1/sessions/refresh", tag = "sessions", request_body = Refresh,
     responses((status = 200, description = "New tokens of the same session", body = TokenSet)),
@@ -257,24 +307,30 @@ pub async fn refresh(
     };
     let subject = Subject::User(claims.user);
     let request = ask.request(&app, None, subject, Command::Session(command), &raw);
-    let outcome = match app.node.router.submit(request).await {
-        Ok(outcome) => outcome,
-        Err(WriteError::Rejected(Rejection::Session(_) | Rejection::User(_))) => return Err(ended()),
-        Err(e) => return Err(e.into()),
-    };
-    tokens(&app, &outcome)
+    match app.node.router.submit(request).await {
+        Ok(outcome) => tokens(&app, &Opened::of(&outcome)?),
+        // No token but the first was given out of a session that is not recorded.
+        Err(WriteError::Rejected(Rejection::Session(session::Rejection::NotFound)))
+            if claims.generation == 0 && spooled::may_wait(&app, claims.user, claims.session)? =>
+        {
+            Err(spooled::not_recorded_yet())
+        }
+        Err(WriteError::Rejected(Rejection::Session(_) | Rejection::User(_))) => Err(ended()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn ended() -> Problem {
     Problem::new(Kind::SessionEnded, "Log in again.")
 }
 
-/// The tokens of the session that an outcome started or went on with. One that ended it has none to give.
-fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
-    let answer = &outcome.answer;
-    let (Some(user_id), Some(session_id)) = (answer.user, answer.session) else {
-        return Err(ended());
-    };
+fn tokens(app: &App, opened: &Opened) -> Result<Response, Problem> {
+    let Opened {
+        user: user_id,
+        session: session_id,
+        generation,
+        position,
+    } = *opened;
     let user = app.node.views.user(app.tenant(), user_id)?;
     let settings = app.node.views.settings(app.tenant())?;
     let plan = user.plan.as_ref().and_then(|p| settings.plans.get(&p.name));
@@ -290,9 +346,8 @@ fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
     let claims = RefreshClaims {
         user: user_id,
         session: session_id,
-        generation: answer.generation,
+        generation,
     };
-    let position = answer.position();
     let body = TokenSet {
         user_id,
         session_id,
@@ -302,5 +357,8 @@ fn tokens(app: &App, outcome: &Outcome) -> Result<Response, Problem> {
         refresh_token: app.node.refresh_tokens.issue(app.tenant(), claims),
         position,
     };
-    written(StatusCode::OK, position, &body)
+    match position {
+        Some(position) => written(StatusCode::OK, position, &body),
+        None => ok(&body),
+    }
 }

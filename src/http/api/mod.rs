@@ -10,6 +10,7 @@ pub mod registrations;
 pub mod roles;
 pub mod sessions;
 pub mod settings;
+mod spooled;
 pub mod statistics;
 pub mod timeline;
 pub mod users;

@@ -9,7 +9,7 @@ use gatelog_events::ids::{SessionId, UserId};
 use gatelog_projections::{sessions, users};
 use serde::{Deserialize, Serialize};
 
-use super::existing;
+use super::{existing, spooled};
 use crate::auth::api_keys::Scope;
 use crate::error::{Kind, Problem};
 use crate::http::app::App;
@@ -154,11 +154,18 @@ pub async fn end(
         }
     };
     let session_id = session_id(&id)?;
+    let waits = match &caller {
+        Caller::User { session, .. } if *session == session_id => spooled::may_wait(&app, user, session_id)?,
+        _ => spooled::waits_here(&app, session_id),
+    };
     let command = session::Command::End { session_id, reason };
-    let outcome = ask
+    let ended = ask
         .submit(&app, &caller, Subject::User(user), Command::Session(command), &[])
-        .await?;
-    done(&outcome)
+        .await;
+    match ended {
+        Err(problem) if waits && problem.kind() == Kind::SessionNotFound => Err(spooled::not_recorded_yet()),
+        ended => done(&ended?),
+    }
 }
 
 fn named_user(given: Option<String>) -> Result<UserId, Problem> {
