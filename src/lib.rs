@@ -10,5 +10,6 @@ pub mod error;
 pub mod http;
 pub mod node;
 pub mod telemetry;
+mod upkeep;
 pub mod views;
 pub mod writer;

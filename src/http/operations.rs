@@ -29,6 +29,9 @@ pub struct Readiness {
     /// Whether the log can be reached. While it cannot, reads go on and writes are answered with 503; how far the read
     /// models are behind is not known then, and not shown.
     pub log_reachable: bool,
+    /// Partitions in Kafka that take no writes at present, as they have no leader or too few copies in sync. What belongs
+    /// there is answered with 503, and reads go on.
+    pub unwritable_partitions: u64,
     /// The lag from which on a read model makes the node not ready, in records.
     pub max_lag: u64,
     pub projections: Vec<ProjectionBody>,
@@ -69,6 +72,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
         &Readiness {
             ready,
             log_reachable,
+            unwritable_partitions: app.node.backend.unwritable_partitions(),
             max_lag,
             projections,
         },
