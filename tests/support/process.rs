@@ -69,6 +69,7 @@ impl Process {
         });
         let Ok(address) = address.await else {
             child.wait().unwrap();
+            eprintln!("{}", said.lock());
             return None;
         };
         Some(Self {
