@@ -346,6 +346,7 @@ impl Started {
             refused = upkeep::may_join(self.membership.as_ref()) => refused.into(),
             refused = upkeep::may_write(self.taken.clone()) => refused.into(),
             () = upkeep::watch_clock(kafka) => closed,
+            () = upkeep::let_erased_keys_leave(kafka, self.membership.as_ref(), &self.node) => closed,
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a node on Kafka looks after beside requests: that it may do its work, that its clock is right, and that it is who
-//! others take it for.
+//! What a node on Kafka looks after beside requests: that it may do its work, that its clock is right, that it is who others
+//! take it for, and that destroyed keys leave Kafka's disks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Forwarder, Greeting, NodeAddress};
-use crate::node::NodeError;
+use crate::node::{Node, NodeError};
 use crate::writer::TakeoverError;
 
 /// A clock that is wrong by more than this is worth a line in the log.
@@ -149,4 +149,36 @@ pub async fn may_write(mut taken: watch::Receiver<Option<Result<(), TakeoverErro
         }
     }
     std::future::pending().await
+}
+
+/// Kafka compacts only what is no longer being written, and turns to a new segment only when a record comes: in partitions
+/// of this node in which none came for long enough after an erasure, it writes one that says nothing.
+pub async fn let_erased_keys_leave(
+    log: Option<&Arc<KafkaLog>>,
+    membership: Option<&Membership>,
+    node: &Arc<Node>,
+) {
+    let (Some(log), Some(membership), Some(kafka)) = (log, membership, &node.config.kafka) else {
+        return std::future::pending().await;
+    };
+    let (age, owned) = (kafka.log.segment_age(), membership.owned());
+    let every = (age / 10).clamp(Duration::from_millis(200), Duration::from_secs(600));
+    loop {
+        tokio::time::sleep(every).await;
+        let mine: Vec<_> = owned.borrow().iter().copied().collect();
+        let node = node.clone();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let now = clock::now();
+            mine.into_iter()
+                .filter(|p| node.keys.waits_for_a_record(*p, age, now).unwrap_or(false))
+                .collect::<Vec<_>>()
+        });
+        for partition in waiting.await.unwrap_or_default() {
+            match log.subject_keys().touch(partition).await {
+                Ok(_) => tracing::debug!(%partition, "Kafka may compact what was erased"),
+                // It is tried again.
+                Err(e) => tracing::debug!(%partition, error = %e, "Kafka cannot compact what was erased yet"),
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod compact;
 mod copy;
 mod data;
 mod import;
+mod keys;
 mod progress;
 mod projections;
 mod remote;
@@ -68,6 +69,9 @@ enum Command {
     /// Move a whole log
     #[command(subcommand)]
     Log(copy::Command),
+    /// Look after the keys of persons
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Rewrite the files so that no byte of an erased person is left in them
     Compact(data::Args),
     /// Measure this machine with this program, and write a report
@@ -186,6 +190,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::ApiKey(args) => api_keys::run(args),
         Command::Import(args) => import::run(args),
         Command::Log(command) => copy::run(command),
+        Command::Keys(command) => keys::run(command),
         Command::Compact(args) => compact::run(&args),
         Command::Bench(options) => block_on(async { bench::run(options).await.map_err(Failure::other) }),
     }

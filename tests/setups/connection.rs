@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier
 use serde_json::Value;
 
 use crate::broker::{self, Broker};
-use crate::setup::{PASSWORD, Setup, admin, copy, free_address};
+use crate::setup::{PASSWORD, Setup, admin, copy, free_address, is_told};
 
 #[test]
 fn no_broker() {
@@ -21,6 +21,11 @@ fn no_broker() {
     setup.refuses(dir.path(), 7, &words);
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     setup.is_not_verified(dir.path(), 7, &words);
+    is_told(
+        &setup.run(&["keys", "status", "--data-dir", dir.path().to_str().unwrap()]),
+        7,
+        &words,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
