@@ -6,14 +6,17 @@ use std::sync::OnceLock;
 
 use gatelog_events::ids::{Partition, Stream};
 use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use gatelog_events::log::kafka::KafkaLog;
+use gatelog_events::log::kafka::{KafkaLog, StoreMark};
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
 use tokio::runtime::{Handle, Runtime};
 
+use crate::auth::random;
+use crate::auth::secrets::{Secrets, SecretsError};
 use crate::config::Config;
 use crate::config::kafka::Kafka;
+use crate::node::{Folders, NodeError};
 
 /// See the module.
 #[derive(Clone)]
@@ -72,16 +75,34 @@ impl Backend {
         }
     }
 
-    /// What tells this log from every other, so that read models are not served over another one.
-    pub fn id(&self, config: &Config) -> Result<String, LogError> {
-        match (self, &config.kafka) {
-            (Self::Embedded(log), _) => Ok(log.log_id().to_string()),
-            (Self::Kafka(log), kafka) => {
-                let id = log.cluster_id().ok_or(LogError::Closed)?;
-                let prefix = kafka.as_ref().map_or("", |k| k.log.topic_prefix.as_str());
-                Ok(format!("kafka:{id}:{prefix}"))
-            }
+    /// What tells this log from every other, so that read models are not served over another one: of Kafka the cluster, the
+    /// topics' prefix, and what was drawn when the topics were new. A store's secrets are those of its first node. Blocks.
+    pub fn id(&self, config: &Config, secrets: &Secrets) -> Result<String, NodeError> {
+        let (log, kafka) = match (self, &config.kafka) {
+            (Self::Embedded(log), _) => return Ok(log.log_id().to_string()),
+            (Self::Kafka(log), kafka) => (log, kafka),
+        };
+        let mine = secrets.fingerprints();
+        let new = StoreMark {
+            id: uuid::Builder::from_random_bytes(random().map_err(SecretsError::from)?).into_uuid(),
+            value: serde_json::to_vec(&mine).unwrap_or_default().into(),
+        };
+        let store = log.subject_keys().store(&new)?;
+        let prefix = kafka.as_ref().map_or("", |k| k.log.topic_prefix.as_str());
+        let theirs = serde_json::from_slice(&store.value).map_err(|e| LogError::Damaged {
+            place: format!("the mark of the store in topic {prefix}subject-keys"),
+            what: e.to_string(),
+        })?;
+        let differ = mine.differences(&theirs);
+        if !differ.is_empty() {
+            return Err(NodeError::OtherSecrets {
+                names: differ.join(", "),
+                prefix: prefix.to_owned(),
+                folder: Folders::under(&config.data_dir).secrets,
+            });
         }
+        let cluster = log.cluster_id().ok_or(LogError::Closed)?;
+        Ok(format!("kafka:{cluster}:{prefix}:{}", store.id))
     }
 
     /// Whether the log can be asked at present, as far as that is known without asking.
@@ -89,6 +110,22 @@ impl Backend {
         match self {
             Self::Embedded(_) => true,
             Self::Kafka(log) => log.health().reachable,
+        }
+    }
+
+    /// Partitions that take no writes at present, as far as that is known without asking.
+    pub fn unwritable_partitions(&self) -> u64 {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Kafka(log) => log.health().unwritable_partitions,
+        }
+    }
+
+    /// By how many milliseconds this machine's clock is ahead of Kafka's brokers', at least, as last measured.
+    pub fn clock_ahead(&self) -> i64 {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Kafka(log) => -log.clock_skew(),
         }
     }
 
@@ -104,14 +141,14 @@ impl Backend {
     pub fn keys(
         &self,
         config: &Config,
-        folder: &Path,
+        (folder, log_id): (&Path, &str),
         master: MasterKey,
     ) -> Result<SubjectKeys, KeySourceError> {
         let cache = CacheOptions::default();
         match (self, &config.kafka) {
             (Self::Kafka(log), Some(kafka)) => {
                 let topic = (log.subject_keys(), log.partitions());
-                SubjectKeys::open_shared(folder, master, cache, topic, kafka.log.request_timeout)
+                SubjectKeys::open_shared(folder, master, cache, topic, (log_id, kafka.log.request_timeout))
             }
             _ => SubjectKeys::open(folder, master, cache),
         }

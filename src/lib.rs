@@ -11,5 +11,6 @@ pub mod http;
 pub mod node;
 pub mod spool;
 pub mod telemetry;
+mod upkeep;
 pub mod views;
 pub mod writer;

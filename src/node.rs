@@ -1,5 +1,6 @@
 //! One node: its log, keys, views and writer, and what it needs to let people in.
 
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use gatelog_events::ids::Partition;
 use gatelog_events::log::kafka::Membership;
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
+use gatelog_projections::catch_up::{CatchUpError, check_ends};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError, StoreOptions};
 use gatelog_projections::subject_keys::SubjectKeys;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::auth::keys::{KeyError, KeyRing};
@@ -26,10 +29,12 @@ use crate::auth::secrets::{Secrets, SecretsError};
 use crate::auth::throttle::Throttle;
 use crate::auth::tokens::{TokenConfig, Tokens};
 use crate::backend::Backend;
-use crate::cluster::{Cluster, ClusterError, Gate, Router};
+use crate::cluster::auth::TOLERANCE;
+use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
+use crate::upkeep;
 use crate::views::Views;
 use crate::writer::rebuild::Rebuilds;
 use crate::writer::{
@@ -91,10 +96,37 @@ pub enum NodeError {
     Seed(#[from] WriteError),
     #[error("{place} cannot be created: {source}")]
     DataDir { place: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    CatchUp(#[from] CatchUpError),
+    /// What was sealed or derived under other secrets would be nothing but noise here, and the other way round.
+    #[error(
+        "the secrets of this node are not those of the store in the topics {prefix}…: {names} differ. Replace {folder} by a \
+         copy of that folder of a node of this store (or correct the GATELOG_… variables that hold them)",
+        folder = .folder.display()
+    )]
+    OtherSecrets {
+        names: String,
+        prefix: String,
+        folder: PathBuf,
+    },
+    #[error(
+        "this node's clock is {millis} ms {} that of Kafka's brokers, and at most {} s are allowed: synchronize the clocks of \
+         all machines, for example with chrony",
+        if *.ahead { "ahead of" } else { "behind" },
+        TOLERANCE.as_secs()
+    )]
+    Clock { millis: u64, ahead: bool },
+    #[error(
+        "another node answers at {url}, which is this node's node_advertise: give each node the address at which it alone \
+         is reached"
+    )]
+    Address { url: NodeUrl },
 }
 
 /// The data of a node, opened for writing by this process alone.
 pub struct Data {
+    /// Keeps other processes out of the folder where the log does not.
+    _lock: Option<File>,
     pub backend: Backend,
     pub log: Arc<dyn EventLog>,
     pub store: Arc<Store>,
@@ -117,7 +149,11 @@ impl Data {
                 place: config.data_dir.clone(),
                 source,
             })?;
-        // The log comes first: it holds the lock on the directory.
+        let lock = match &config.kafka {
+            // The log comes first: it holds the lock on the directory.
+            None => None,
+            Some(_) => Some(lock(&config.data_dir)?),
+        };
         let backend = Backend::open(config, &folders.log)?;
         let secrets = Secrets::open(&folders.secrets, |name| std::env::var(name).ok())?;
         let directory = Arc::new(Directory::new(
@@ -131,11 +167,14 @@ impl Data {
                 memtable_bytes: config.memtable_bytes,
             },
         )?;
-        store.bind(&backend.id(config)?)?;
-        let master = MasterKey::new(*secrets.master_key.expose());
-        let keys = Arc::new(backend.keys(config, &folders.keys, master)?);
+        let id = backend.id(config, &secrets)?;
+        store.bind(&id)?;
         let projections = gatelog_projections::all::all(&directory);
+        check_ends(&store, &projections, backend.log().as_ref())?;
+        let master = MasterKey::new(*secrets.master_key.expose());
+        let keys = Arc::new(backend.keys(config, (&folders.keys, &id), master)?);
         Ok(Self {
+            _lock: lock,
             log: backend.log(),
             backend,
             store,
@@ -144,6 +183,24 @@ impl Data {
             secrets,
             projections,
         })
+    }
+}
+
+/// Takes the folder for this process, until the file is dropped.
+fn lock(data_dir: &Path) -> Result<File, LogError> {
+    let place = data_dir.join("lock");
+    let file = File::create(&place).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    });
+    match file {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(LogError::Locked(data_dir.display().to_string())),
+        Err(e) => Err(LogError::Io {
+            place: place.display().to_string(),
+            source: Arc::new(e),
+        }),
     }
 }
 
@@ -181,16 +238,24 @@ pub struct Started {
     backend: Backend,
     /// Which partitions are this node's, where nodes share them out.
     membership: Option<Membership>,
+    /// Where other nodes are told to reach this one.
+    advertised: Option<(Forwarder, NodeAddress)>,
+    taken: watch::Receiver<Option<Result<(), TakeoverError>>>,
+    /// Held until the node has stopped.
+    _lock: Option<File>,
     store: Arc<Store>,
     running: Running,
     /// Counts erasures whose bytes may still be on disk.
-    erasures: tokio::sync::watch::Receiver<u64>,
+    erasures: watch::Receiver<u64>,
 }
 
 impl Started {
     /// Starts a node: folds what is missing, takes over the partitions, and writes the first settings. Blocks.
     pub fn open(config: Config) -> Result<Self, NodeError> {
         let data = Data::open(&config)?;
+        if let Backend::Kafka(log) = &data.backend {
+            upkeep::check_clock(log)?;
+        }
         let cluster = match &config.kafka {
             None => Cluster::of_one(&config)?,
             Some(_) => {
@@ -204,7 +269,8 @@ impl Started {
         };
         // Before anything is claimed, so that a damaged one stops nobody else.
         let spool = Spool::open(&Folders::under(&config.data_dir).spool, config.spool)?.map(Arc::new);
-        let (erasures_out, erasures) = tokio::sync::watch::channel(0);
+        let (erasures_out, erasures) = watch::channel(0);
+        let (taken_out, taken) = watch::channel(None);
         let views = Arc::new(Views::new(data.store.clone()));
         let parts = Arc::new(Parts {
             log: data.log.clone(),
@@ -214,6 +280,7 @@ impl Started {
             views: views.clone(),
             max_record_bytes: data.backend.max_record_bytes(&config),
             erasures: erasures_out,
+            taken: taken_out,
             claims: cluster.claims(),
         });
         // In a cluster nothing is ours before the group says so.
@@ -270,22 +337,36 @@ impl Started {
             node,
             backend: data.backend,
             membership,
+            advertised: cluster.advertised(),
+            taken,
+            _lock: data._lock,
             store: data.store,
             running,
             erasures,
         })
     }
 
-    /// Work that goes on beside requests: flushing the views, compacting after erasures, checking the log's bytes.
-    /// Ends only when the log turns out to be damaged; the node must then stop.
-    pub async fn housekeeping(&self) -> LogError {
+    /// Work that goes on beside requests: flushing the views, compacting after erasures, checking the log's bytes, and what
+    /// [`upkeep`] does. Ends only when it turns out that the node must stop: the log is damaged, or the node is set up so
+    /// that it cannot do its work.
+    pub async fn housekeeping(&self) -> NodeError {
+        let closed = NodeError::Log(LogError::Closed);
+        let kafka = match &self.backend {
+            Backend::Kafka(log) => Some(log),
+            Backend::Embedded(_) => None,
+        };
         tokio::select! {
-            damage = self.scrub() => damage,
-            () = self.flush_views() => LogError::Closed,
-            () = self.own_what_is_given() => LogError::Closed,
-            () = self.seed_at_last() => LogError::Closed,
-            () = self.drain_spool() => LogError::Closed,
-            () = self.compact_after_erasures() => LogError::Closed,
+            damage = self.scrub() => damage.into(),
+            () = self.flush_views() => closed,
+            () = self.own_what_is_given() => closed,
+            () = self.seed_at_last() => closed,
+            () = self.drain_spool() => closed,
+            () = self.compact_after_erasures() => closed,
+            wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
+            refused = upkeep::may_join(self.membership.as_ref()) => refused.into(),
+            refused = upkeep::may_write(self.taken.clone()) => refused.into(),
+            () = upkeep::watch_clock(kafka) => closed,
+            () = upkeep::let_erased_keys_leave(kafka, self.membership.as_ref(), &self.node) => closed,
         }
     }
 
@@ -325,7 +406,9 @@ impl Started {
         if let Some(membership) = &self.membership {
             let mut owned = membership.owned();
             loop {
-                let now = owned.borrow_and_update().clone();
+                let mut now = owned.borrow_and_update().clone();
+                // Somebody may have given the topic more partitions than the log has.
+                now.retain(|p| p.0 < self.node.log.partitions());
                 self.node.writer.own(now);
                 if owned.changed().await.is_err() {
                     break;

@@ -333,7 +333,7 @@ async fn who_may_not_come_in_any_more_gets_no_session_and_a_crash_while_draining
     let full = std::fs::read(file(&cluster, 0)).unwrap();
     let failpoint = [("GATELOG_FAILPOINT", "spool.before_removal")];
     if let Some(crashing) = cluster.try_start_node(0, &failpoint).await {
-        assert!(!crashing.ended().success());
+        assert!(!crashing.wait().success());
     }
     assert_eq!(
         std::fs::read(file(&cluster, 0)).unwrap(),

@@ -84,6 +84,7 @@ impl Member {
     fn start(shared: &Shared, log: &Arc<dyn EventLog>, dir: &Path, owned: Owned) -> Self {
         let store = Store::open(dir, StoreOptions::default()).unwrap();
         let parts = Arc::new(Parts {
+            taken: tokio::sync::watch::channel(None).0,
             log: log.clone(),
             store: store.clone(),
             keys: shared.keys.clone(),

@@ -139,7 +139,7 @@ impl schemars::JsonSchema for Timestamp {
 /// The present moment, by the system's clock.
 #[allow(clippy::disallowed_methods)]
 pub fn now() -> Timestamp {
-    Timestamp(Utc::now().timestamp_millis())
+    Timestamp(Utc::now().timestamp_millis() + crate::failpoint::clock_error())
 }
 
 /// The monotonic clock, for measuring durations and deadlines only.

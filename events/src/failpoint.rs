@@ -1,5 +1,7 @@
 //! Named places at which a test may end the process, to show that a crash there loses nothing.
 //!
+//! A clock that is wrong is one, too: `GATELOG_CLOCK_ERROR_FILE` names a file with the milliseconds that it is ahead.
+//!
 //! Built only with the feature `failpoints`. `GATELOG_FAILPOINT=name:n` aborts the process, as SIGKILL would, the n-th
 //! time (from 1) that the place is passed.
 
@@ -12,8 +14,18 @@ pub fn hit(name: &'static str) {
     let _ = name;
 }
 
+/// By how many milliseconds a test has this process's clock go ahead. 0 without the feature `failpoints`.
+#[inline]
+pub fn clock_error() -> i64 {
+    #[cfg(feature = "failpoints")]
+    return armed::clock_error();
+    #[cfg(not(feature = "failpoints"))]
+    0
+}
+
 #[cfg(feature = "failpoints")]
 mod armed {
+    use std::path::PathBuf;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,6 +34,15 @@ mod armed {
         let (name, n) = spec.split_once(':').unwrap_or((&spec, "1"));
         Some((name.to_owned(), n.parse().unwrap_or(1)))
     });
+    static CLOCK: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| Some(std::env::var_os("GATELOG_CLOCK_ERROR_FILE")?.into()));
+
+    /// Read each time, so that a clock may go wrong while the process runs.
+    pub fn clock_error() -> i64 {
+        let text = CLOCK.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     static HITS: AtomicU64 = AtomicU64::new(0);
 
     pub fn hit(name: &str) {

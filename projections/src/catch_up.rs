@@ -1,10 +1,16 @@
 //! Folding the log from where the tables were left, up to its end.
 
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use futures::future::try_join_all;
+use gatelog_events::ids::{Offset, Partition, Stream};
 use gatelog_events::log::{Entry, EventLog, LogError};
 use gatelog_events::seal::KeySource;
 
 use crate::folder::{Folder, Touched};
-use crate::store::StoreError;
+use crate::projection::{Checkpoint, Projection};
+use crate::store::{Store, StoreError};
 
 /// Records folded between two writes.
 pub const BATCH: usize = 2048;
@@ -16,6 +22,53 @@ pub enum CatchUpError {
     Log(#[from] LogError),
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// What was folded once is not in the log any more.
+    #[error(
+        "the log is shorter than what was read of it: the read model {view} has folded {stream}:{partition} up to offset \
+         {folded}, and that partition now ends at {end}. Records were lost, or the log was replaced: bring it back from a \
+         backup, or, if it is right as it is, remove {place}, and the read models are built from it"
+    )]
+    Ahead {
+        view: &'static str,
+        stream: Stream,
+        partition: Partition,
+        folded: Offset,
+        end: Offset,
+        place: String,
+    },
+}
+
+/// Refuses where a read model has folded more than the log holds. Blocks.
+pub fn check_ends(
+    store: &Store,
+    projections: &[Arc<dyn Projection>],
+    log: &dyn EventLog,
+) -> Result<(), CatchUpError> {
+    let places: Vec<_> = Stream::ALL
+        .into_iter()
+        .flat_map(|s| (0..log.partitions()).map(move |p| (s, Partition(p))))
+        .collect();
+    let ends = block_on(try_join_all(places.iter().map(|(s, p)| log.end(*s, *p))))?;
+    for projection in projections {
+        let Some(table) = store.active(projection.name()) else {
+            continue;
+        };
+        let checkpoint = Checkpoint::load(store, &table)?;
+        for ((stream, partition), end) in places.iter().copied().zip(&ends) {
+            let folded = checkpoint.get(stream, partition).next;
+            if folded > *end {
+                return Err(CatchUpError::Ahead {
+                    view: projection.name(),
+                    stream,
+                    partition,
+                    folded,
+                    end: *end,
+                    place: store.place().display().to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Folds everything up to the present end of the log, and says how many records that were. `seen` is shown each

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::executor::block_on;
 use gatelog_events::clock;
-use gatelog_events::ids::{Offset, Partition, UserId};
+use gatelog_events::ids::{Offset, UserId};
 use gatelog_events::log::LogError;
 use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
 use gatelog_events::seal::KeySourceError;
@@ -43,8 +43,8 @@ struct Read {
     moved: Condvar,
 }
 
-/// Takes what was read into the store, with the offsets up to which it is read.
-pub(crate) type Keep = Box<dyn Fn(&[KeyRecord], &[(Partition, Offset)]) -> Result<(), KeySourceError> + Send>;
+/// Takes what was read into the store, and how far it is read.
+pub(crate) type Keep = Box<dyn Fn(&[KeyRecord]) -> Result<(), KeySourceError> + Send>;
 
 impl KeyTopic {
     /// Follows the topic from these offsets on, one for each partition, and hands everything to `keep`.
@@ -158,8 +158,7 @@ async fn take_all(records: Records, read: &Read, keep: &Keep) -> Result<(), KeyS
         for record in &chunk {
             reached.insert(record.partition, record.offset + 1);
         }
-        let reached: Vec<_> = reached.into_iter().collect();
-        keep(&chunk, &reached)?;
+        keep(&chunk)?;
         for (partition, next) in reached {
             if let Some(slot) = read.next.get(usize::from(partition.0)) {
                 slot.store(next, Ordering::Release);

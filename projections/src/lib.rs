@@ -5,6 +5,7 @@ pub mod answers;
 pub mod applied;
 pub mod catch_up;
 pub mod consents;
+pub mod erasures;
 pub mod folder;
 pub mod hot;
 pub mod identifiers;

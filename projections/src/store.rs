@@ -29,8 +29,16 @@ pub enum StoreError {
     RocksDb { place: String, what: String },
     #[error("a row of {table} is not of its form")]
     Row { table: String },
-    #[error("the read models in {place} belong to another log; remove that directory to build them anew")]
-    OtherLog { place: String },
+    #[error(
+        "the read models in {place} belong to another log ({bound}) than the one that is configured ({log}): another cluster, \
+         other topics, or topics that were made anew. Correct the configuration, or let them be built from this log: remove \
+         that folder or, with a log in Kafka, give this node a new data folder"
+    )]
+    OtherLog {
+        place: String,
+        bound: String,
+        log: String,
+    },
 }
 
 /// How much memory the store may use.
@@ -153,8 +161,10 @@ impl Store {
         let meta = Table(META.into());
         match self.get(&meta, b"log_id")? {
             Some(id) if id == log_id.as_bytes() => Ok(()),
-            Some(_) => Err(StoreError::OtherLog {
+            Some(id) => Err(StoreError::OtherLog {
                 place: self.place.display().to_string(),
+                bound: String::from_utf8_lossy(&id).into_owned(),
+                log: log_id.to_owned(),
             }),
             None => self.write([(&meta, &[("log_id".into(), Some(log_id.to_owned().into()))][..])]),
         }

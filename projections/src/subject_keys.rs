@@ -4,20 +4,20 @@
 //! They lie in a directory apart from log and views, so that a backup of those does not hold them. A destroyed key
 //! leaves a tombstone for ever; [`compact`](SubjectKeys::compact) takes its last bytes off the disk.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::erasures::{DESTROYED, PRESENT, Reached, is_destroyed};
 use crate::key_topic::{self, KeyRow, KeyTopic};
-use gatelog_events::ids::{Offset, Partition, TenantId, UserId};
+use gatelog_events::clock::Timestamp;
+use gatelog_events::ids::{Partition, TenantId, UserId};
 use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
 use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, MasterKey, SubjectKey};
 use moka::sync::Cache;
 use rocksdb::{DB, LogLevel, Options, WriteBatch, WriteOptions};
-
-/// First byte of a stored row: a wrapped key follows, or nothing.
-const PRESENT: u8 = 1;
-const DESTROYED: u8 = 0;
 
 /// How many opened keys are kept in memory, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -64,44 +64,80 @@ impl SubjectKeys {
     }
 
     /// Opens this node's copy of keys that are shared by a topic of so many partitions, and follows the topic.
-    /// `patience` bounds how long a reader waits for a key that it misses.
+    /// `patience` bounds how long a reader waits for a key that it misses. The copy is bound to the log `log_id`.
     pub fn open_shared(
         dir: &Path,
         master: MasterKey,
         cache: CacheOptions,
         (topic, partitions): (SubjectKeyTopic, u16),
-        patience: Duration,
+        (log_id, patience): (&str, Duration),
     ) -> Result<Self, KeySourceError> {
         let mut keys = Self::open(dir, master, cache)?;
+        keys.bind(log_id)?;
         let mut from = Vec::with_capacity(usize::from(partitions));
         for partition in (0..partitions).map(Partition) {
-            let row = keys.db.get(reached_row(partition)).map_err(|e| failed(dir, &e))?;
-            let next = row
-                .and_then(|row| row.try_into().ok())
-                .map_or(0, u64::from_be_bytes);
-            from.push(next);
+            from.push(keys.reached(partition)?.next);
         }
         let (db, place, opened) = (keys.db.clone(), keys.place.clone(), keys.cache.clone());
-        let keep = move |records: &[KeyRecord], reached: &[(Partition, Offset)]| {
+        let keep = move |records: &[KeyRecord]| {
             let mut batch = WriteBatch::default();
+            let mut reached = BTreeMap::new();
             for record in records {
-                // A tombstone of Kafka's own is an erasure too, should somebody have written one.
+                if let Entry::Vacant(unknown) = reached.entry(record.partition) {
+                    unknown.insert(reached_in(&db, &place, record.partition)?);
+                }
+                if let Some(reached) = reached.get_mut(&record.partition) {
+                    reached.pass(record);
+                }
+                if record.is_mark() {
+                    continue;
+                }
                 let value = record.value.as_deref().unwrap_or(&[DESTROYED]);
                 batch.put(&record.key, value);
-                if value == [DESTROYED]
+                if is_destroyed(record)
                     && let Some(subject) = subject_of(&record.key)
                 {
                     opened.invalidate(&subject);
                 }
             }
-            for (partition, next) in reached {
-                batch.put(reached_row(*partition), next.to_be_bytes());
+            for (partition, reached) in reached {
+                batch.put(reached_row(partition), reached.row());
             }
             // What a crash takes is read again from the topic.
             db.write(batch).map_err(|e| failed(&place, &e))
         };
         keys.topic = Some(KeyTopic::follow(topic, from, patience, Box::new(keep))?);
         Ok(keys)
+    }
+
+    /// A copy belongs to one log, and keys that are nowhere else must not become a copy.
+    fn bind(&self, log_id: &str) -> Result<(), KeySourceError> {
+        let found = self.db.get(BOUND).map_err(|e| failed(&self.place, &e))?;
+        match found {
+            Some(id) if id == log_id.as_bytes() => Ok(()),
+            None if self.db.iterator(rocksdb::IteratorMode::Start).next().is_none() => {
+                self.db.put(BOUND, log_id).map_err(|e| failed(&self.place, &e))
+            }
+            _ => Err(KeySourceError(format!(
+                "the keys in {} belong to another log than {log_id}; give this node a data folder of its own",
+                self.place.display()
+            ))),
+        }
+    }
+
+    fn reached(&self, partition: Partition) -> Result<Reached, KeySourceError> {
+        reached_in(&self.db, &self.place, partition)
+    }
+
+    /// Whether Kafka waits for a record of this partition before it can compact the newest erasure away: its segments
+    /// are closed by the first record that comes when they are so old.
+    pub fn waits_for_a_record(
+        &self,
+        partition: Partition,
+        segment_age: Duration,
+        now: Timestamp,
+    ) -> Result<bool, KeySourceError> {
+        Ok(self.reached(partition)?.waits(segment_age, now))
     }
 
     /// Opens the store as it is, while another process may go on writing.
@@ -264,7 +300,16 @@ fn subject_of(row: &[u8]) -> Option<UserId> {
     Some(UserId(uuid::Uuid::from_slice(id).ok()?))
 }
 
-/// How far the topic was read. No tenant's name is empty, so that no key's row begins like this.
+/// Which log this is a copy of. No tenant's name is empty, so that no key's row begins like this.
+const BOUND: [u8; 1] = [0];
+
+/// How far a partition of the topic was read; the beginning where nothing is known.
+fn reached_in(db: &DB, place: &Path, partition: Partition) -> Result<Reached, KeySourceError> {
+    let row = db.get(reached_row(partition)).map_err(|e| failed(place, &e))?;
+    Ok(row.and_then(|row| Reached::read(&row)).unwrap_or_default())
+}
+
+/// Where that stands.
 fn reached_row(partition: Partition) -> [u8; 3] {
     let [a, b] = partition.0.to_be_bytes();
     [0, a, b]

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::private_file::{self, PrivateFileError};
@@ -108,6 +110,48 @@ impl Secrets {
             refresh_secret: next()?,
             idempotency_secret: next()?,
         })
+    }
+}
+
+/// What may be told of the secrets that all nodes of a store must have in common, and which can never change: MACs that
+/// give nothing of them away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprints {
+    master_key: String,
+    identifier_pepper: String,
+    routing_secret: String,
+}
+
+impl Secrets {
+    /// What tells these secrets from others.
+    pub fn fingerprints(&self) -> Fingerprints {
+        let of = |secret: &Secret, name: &str| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
+            let mac = hmac::sign(&key, format!("gatelog fingerprint v1: {name}").as_bytes());
+            hex::encode(&mac.as_ref()[..16])
+        };
+        Fingerprints {
+            master_key: of(&self.master_key, "master-key"),
+            identifier_pepper: of(&self.identifier_pepper, "identifier-pepper"),
+            routing_secret: of(&self.routing_secret, "routing-secret"),
+        }
+    }
+}
+
+impl Fingerprints {
+    /// The names of those secrets that are not the same.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("master-key", self.master_key != other.master_key),
+            (
+                "identifier-pepper",
+                self.identifier_pepper != other.identifier_pepper,
+            ),
+            ("routing-secret", self.routing_secret != other.routing_secret),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
     }
 }
 
@@ -225,6 +269,22 @@ mod tests {
             Secrets::open(&folder, none),
             Err(SecretsError::Missing { .. })
         ));
+    }
+
+    #[test]
+    fn fingerprints_tell_which_secret_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = Secrets::open(&dir.path().join("one"), none).unwrap();
+        let other = Secrets {
+            routing_secret: Secret::new([3; 32]),
+            refresh_secret: Secret::new([4; 32]),
+            ..one.clone()
+        };
+        let told = one.fingerprints();
+        assert_eq!(told.differences(&other.fingerprints()), ["routing-secret"]);
+        assert!(told.differences(&one.clone().fingerprints()).is_empty());
+        let text = serde_json::to_string(&told).unwrap();
+        assert!(!text.contains(&hex::encode(one.master_key.expose())));
     }
 
     #[test]

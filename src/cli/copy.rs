@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{Failure, data, print_json};
+use crate::auth::secrets::Secrets;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::config::values::LogKind;
@@ -65,7 +66,10 @@ pub fn run(command: Command) -> Result<(), Failure> {
     // For writing, so that no node appends meanwhile.
     let source = Backend::open(&source_config, &folders.log)?;
     let target = Backend::open(&target_config, &folders.log)?;
-    let keys = copy_keys(&source_config, &target)?;
+    let secrets = data::secrets(&source_config)?;
+    // The target becomes this store's, or turns out to be another's, before anything is written to it.
+    target.id(&target_config, &secrets)?;
+    let keys = copy_keys(&source_config, &secrets, &target)?;
     let records = copy_records(&source, &target)?;
     target.close_now()?;
     source.close_now()?;
@@ -83,8 +87,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Keys come first: nobody may read a commit whose key is not there.
-fn copy_keys(config: &Config, target: &Backend) -> Result<u64, Failure> {
-    let secrets = data::secrets(config)?;
+fn copy_keys(config: &Config, secrets: &Secrets, target: &Backend) -> Result<u64, Failure> {
     let master = MasterKey::new(*secrets.master_key.expose());
     let folder = Folders::under(&config.data_dir).keys;
     let Backend::Kafka(log) = target else {
@@ -153,6 +156,10 @@ fn land(flying: &mut VecDeque<Flying>) -> Result<(), Failure> {
     match futures::executor::block_on(answer) {
         Ok(position) if position == at => Ok(()),
         Ok(position) => Err(differs(position, "a record came to stand at another offset")),
+        Err(AppendError::Refused(what)) => Err(Failure::Log(LogError::Refused {
+            place: "Kafka".to_owned(),
+            what,
+        })),
         Err(e) => Err(Failure::Other(format!(
             "the record at {at} could not be copied: {e}. Run the command again to go on"
         ))),

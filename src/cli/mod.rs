@@ -6,6 +6,7 @@ mod compact;
 mod copy;
 mod data;
 mod import;
+mod keys;
 mod progress;
 mod projections;
 mod remote;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gatelog_events::log::LogError;
 use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::store::StoreError;
 
 use crate::bench;
 use crate::config::ConfigError;
@@ -31,10 +33,14 @@ Exit status:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  another process uses the data folder
-  4  the log is damaged
+  3  another process uses the data folder, or another node this node's address
+  4  the log is damaged, or shorter than what was read of it
   5  verify found differences
-  6  import rejected rows";
+  6  import rejected rows
+  7  Kafka cannot be reached
+  8  Kafka refuses this node: user, password, certificate, or a right that is missing
+  9  the clock is wrong
+ 10  log, data folder and secrets are not of one store";
 
 /// Gatelog: customer identity on an immutable event log.
 #[derive(Parser)]
@@ -63,6 +69,9 @@ enum Command {
     /// Move a whole log
     #[command(subcommand)]
     Log(copy::Command),
+    /// Look after the keys of persons
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Rewrite the files so that no byte of an erased person is left in them
     Compact(data::Args),
     /// Measure this machine with this program, and write a report
@@ -77,14 +86,22 @@ pub enum Exit {
     Failed = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
-    /// Another process uses the data folder.
+    /// Another process uses the data folder, or another node this node's address.
     Locked = 3,
-    /// The log is damaged.
+    /// The log is damaged, or shorter than what was read of it.
     Damaged = 4,
     /// `verify` found differences.
     Differences = 5,
     /// `import` rejected rows.
     Rejected = 6,
+    /// Kafka cannot be reached.
+    Unreachable = 7,
+    /// Kafka refuses this node.
+    Refused = 8,
+    /// The clock is wrong.
+    Clock = 9,
+    /// Log, data folder and secrets are not of one store.
+    Foreign = 10,
 }
 
 /// Why a command did not succeed.
@@ -116,18 +133,35 @@ impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Failure::Config(_) | Failure::Usage(_) => Exit::Usage,
-            Failure::Log(e)
-            | Failure::Node(
-                NodeError::Log(e) | NodeError::Takeover(TakeoverError::CatchUp(CatchUpError::Log(e))),
-            ) => match e {
-                LogError::Locked(_) => Exit::Locked,
-                LogError::Damaged { .. } => Exit::Damaged,
-                LogError::Mismatch { .. } => Exit::Usage,
-                LogError::Io { .. } | LogError::Closed => Exit::Failed,
-            },
-            Failure::Node(_) | Failure::Io(_) | Failure::Other(_) => Exit::Failed,
+            Failure::Log(e) => exit_of_log(e),
+            Failure::Node(e) => exit_of_node(e),
+            Failure::Io(_) | Failure::Other(_) => Exit::Failed,
             Failure::Told(exit) => *exit,
         }
+    }
+}
+
+fn exit_of_log(e: &LogError) -> Exit {
+    match e {
+        LogError::Locked(_) => Exit::Locked,
+        LogError::Damaged { .. } => Exit::Damaged,
+        LogError::Mismatch { .. } => Exit::Usage,
+        LogError::Unreachable { .. } => Exit::Unreachable,
+        LogError::Refused { .. } => Exit::Refused,
+        LogError::Io { .. } | LogError::Closed => Exit::Failed,
+    }
+}
+
+fn exit_of_node(e: &NodeError) -> Exit {
+    match e {
+        NodeError::Log(e)
+        | NodeError::CatchUp(CatchUpError::Log(e))
+        | NodeError::Takeover(TakeoverError::CatchUp(CatchUpError::Log(e))) => exit_of_log(e),
+        NodeError::CatchUp(CatchUpError::Ahead { .. }) => Exit::Damaged,
+        NodeError::Store(StoreError::OtherLog { .. }) | NodeError::OtherSecrets { .. } => Exit::Foreign,
+        NodeError::Clock { .. } => Exit::Clock,
+        NodeError::Address { .. } => Exit::Locked,
+        _ => Exit::Failed,
     }
 }
 
@@ -156,6 +190,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::ApiKey(args) => api_keys::run(args),
         Command::Import(args) => import::run(args),
         Command::Log(command) => copy::run(command),
+        Command::Keys(command) => keys::run(command),
         Command::Compact(args) => compact::run(&args),
         Command::Bench(options) => block_on(async { bench::run(options).await.map_err(Failure::other) }),
     }

@@ -30,7 +30,7 @@ impl From<CatchUpError> for Failure {
     fn from(e: CatchUpError) -> Self {
         match e {
             CatchUpError::Log(e) => Failure::Log(e),
-            CatchUpError::Store(e) => Failure::other(e),
+            e => Failure::Node(e.into()),
         }
     }
 }

@@ -9,7 +9,7 @@ use gatelog_events::ids::Position;
 use super::auth::{ANSWER, ClusterKeys, ClusterSecret, Sent};
 use super::owners::NodeAddress;
 use super::wire::{self, Refused, Reply};
-use super::{COMMANDS, MAX_ANSWER_BYTES, MAX_COMMAND_BYTES};
+use super::{COMMANDS, HELLO, MAX_ANSWER_BYTES, MAX_COMMAND_BYTES};
 use crate::writer::{Outcome, Request, WriteError};
 
 /// A node that does not answer the first packet within this is away.
@@ -30,6 +30,20 @@ pub enum ForwardError {
     /// It was asked, and what became of it is not known.
     #[error("the owner's answer is not known: {0}")]
     Unknown(String),
+}
+
+/// Longest wait for the answer to a greeting.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who answers at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Greeting {
+    /// The run that was meant.
+    Itself,
+    /// Another node of this cluster, or another run.
+    Another,
+    /// That is not known, and why.
+    Unclear(String),
 }
 
 /// Talks to other nodes. Keeps its connections.
@@ -78,13 +92,54 @@ impl Forwarder {
             };
             return Err(too_large.into());
         }
+        let (sent, answer) = self.send(owner, COMMANDS, body, at_most).await?;
+        self.understand(owner, &sent, answer).await
+    }
+
+    /// Asks whether the node that answers at this address is the run that is meant.
+    pub async fn greet(&self, node: &NodeAddress) -> Greeting {
+        let answer = match self.send(node, HELLO, Vec::new(), HELLO_TIMEOUT).await {
+            Ok((sent, answer)) => {
+                let status = answer.status().as_u16();
+                let mac = mac(&answer);
+                read(answer).await.map(|body| {
+                    (
+                        self.keys.is_answer(&sent, status, mac.as_deref(), &body),
+                        status,
+                        body,
+                    )
+                })
+            }
+            Err(e) => Err(e.to_string()),
+        };
+        match answer {
+            Ok((true, 200, _)) => Greeting::Itself,
+            Ok((true, _, body)) => match wire::decode_reply(&body) {
+                Ok(Reply::Refused(Refused::NotAddressed)) => Greeting::Another,
+                Ok(Reply::Refused(refused)) => Greeting::Unclear(refused.to_string()),
+                _ => Greeting::Unclear("its answer is not understood".to_owned()),
+            },
+            Ok((false, status, _)) => Greeting::Unclear(format!(
+                "what answers there, with status {status}, is not a node of this cluster"
+            )),
+            Err(reason) => Greeting::Unclear(reason),
+        }
+    }
+
+    async fn send(
+        &self,
+        to: &NodeAddress,
+        path: &str,
+        body: Vec<u8>,
+        at_most: Duration,
+    ) -> Result<(Sent, reqwest::Response), ForwardError> {
         let (authorization, sent) = self
             .keys
-            .sign(owner.id, "POST", COMMANDS, &body, clock::now())
+            .sign(to.id, "POST", path, &body, clock::now())
             .map_err(internal)?;
         let answer = self
             .client
-            .post(format!("{}{COMMANDS}", owner.url))
+            .post(format!("{}{path}", to.url))
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(body)
@@ -92,7 +147,7 @@ impl Forwarder {
             .send()
             .await;
         match answer {
-            Ok(answer) => self.understand(owner, &sent, answer).await,
+            Ok(answer) => Ok((sent, answer)),
             // No connection, so nothing was sent.
             Err(e) if e.is_connect() => Err(ForwardError::Unreached(plain(e))),
             Err(e) => Err(ForwardError::Unknown(plain(e))),
@@ -106,8 +161,7 @@ impl Forwarder {
         answer: reqwest::Response,
     ) -> Result<Outcome, ForwardError> {
         let status = answer.status().as_u16();
-        let mac = answer.headers().get(ANSWER).and_then(|v| v.to_str().ok());
-        let mac = mac.map(str::to_owned);
+        let mac = mac(&answer);
         let body = read(answer).await.map_err(ForwardError::Unknown)?;
         if !self.keys.is_answer(sent, status, mac.as_deref(), &body) {
             // Whoever says this may have nothing to do with what the owner did.
@@ -132,6 +186,11 @@ impl Forwarder {
             Err(e) => Err(ForwardError::Unknown(e.to_string())),
         }
     }
+}
+
+fn mac(answer: &reqwest::Response) -> Option<String> {
+    let mac = answer.headers().get(ANSWER)?;
+    mac.to_str().ok().map(str::to_owned)
 }
 
 fn internal(e: impl std::fmt::Display) -> ForwardError {

@@ -24,7 +24,7 @@ use gatelog_events::directory::Directory;
 use gatelog_events::ids::{Partition, Stream};
 
 pub use auth::{ClusterSecret, Gate};
-pub use forward::Forwarder;
+pub use forward::{Forwarder, Greeting};
 pub use owners::{ClaimNote, NodeAddress, NodeId, NodeUrl, Owners};
 pub use router::{Here, Router};
 
@@ -40,6 +40,9 @@ pub type Place = (Stream, Partition);
 
 /// Where nodes take each other's commands.
 pub const COMMANDS: &str = "/internal/v1/commands";
+
+/// Where a node says whether it is the one that is meant.
+pub const HELLO: &str = "/internal/v1/hello";
 
 /// Largest command that travels, in bytes: more than any body of a request makes of itself.
 pub const MAX_COMMAND_BYTES: usize = 4 << 20;
@@ -119,6 +122,12 @@ impl Cluster {
     /// What the writer puts into its claims, and tells of those it reads.
     pub fn claims(&self) -> Claims {
         self.owners.claims(self.note.as_ref())
+    }
+
+    /// Where others are told to reach this run, and what to ask there with; none where they are told nothing.
+    pub fn advertised(&self) -> Option<(Forwarder, NodeAddress)> {
+        let ClaimNote { node, url } = self.note.clone()?;
+        Some((self.forwarder.clone()?, NodeAddress { id: node, url }))
     }
 
     /// What lets other nodes in, if this one has the cluster's secret.

@@ -43,6 +43,20 @@ pub(super) fn kafka(options: &Effective) -> Result<Option<Kafka>, ConfigError> {
             must: format!("at least session_lifetime, {}", options.session_lifetime),
         });
     }
+    if !(1..=options.kafka_replication).contains(&options.kafka_min_insync) {
+        return Err(ConfigError::Bounds {
+            option: "kafka_min_insync",
+            is: options.kafka_min_insync.to_string(),
+            must: format!("from 1 to kafka_replication, {}", options.kafka_replication),
+        });
+    }
+    if options.kafka_key_compaction_lag < Span::seconds(1) {
+        return Err(ConfigError::Bounds {
+            option: "kafka_key_compaction_lag",
+            is: options.kafka_key_compaction_lag.to_string(),
+            must: "at least 1s".to_owned(),
+        });
+    }
     let log = KafkaConfig {
         bootstrap_servers: options.kafka_bootstrap.clone(),
         topic_prefix: options.kafka_topic_prefix.clone(),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -17,7 +18,7 @@ use gatelog_projections::subject_keys::SubjectKeys;
 use super::body;
 use crate::cluster::auth::{ANSWER, NotANode, Ticket};
 use crate::cluster::wire::{self, Received, Refused};
-use crate::cluster::{COMMANDS, Gate, Here, MAX_COMMAND_BYTES};
+use crate::cluster::{COMMANDS, Gate, HELLO, Here, MAX_COMMAND_BYTES};
 use crate::error::Problem;
 use crate::node::Node;
 
@@ -43,13 +44,44 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(node: &Node) -> Router<S>
 
 /// The routes for other nodes.
 pub fn open_to<S: Clone + Send + Sync + 'static>(internal: Internal) -> Router<S> {
-    Router::new().route(COMMANDS, post(commands)).with_state(internal)
+    Router::new()
+        .route(COMMANDS, post(commands))
+        .route(HELLO, post(hello))
+        .with_state(internal)
+}
+
+/// Says that this is the node that is meant, or that it is not.
+async fn hello(State(internal): State<Internal>, request: Request) -> Result<Response, Problem> {
+    let gate = internal.gate;
+    let (ticket, verdict, _) = let_in(&gate, request).await?;
+    match verdict {
+        Ok(()) => answer(&gate, &ticket, StatusCode::OK, Vec::new()),
+        Err(refused) => refuse(&gate, &ticket, refused),
+    }
 }
 
 /// Carries a command out that another node was asked for, or says that this node does not own the partition. It never
 /// forwards, so no command goes round in circles.
 async fn commands(State(internal): State<Internal>, request: Request) -> Result<Response, Problem> {
     let Internal { gate, here, keys } = internal;
+    let (ticket, verdict, body) = let_in(&gate, request).await?;
+    if let Err(refused) = verdict {
+        return refuse(&gate, &ticket, refused);
+    }
+    let received = match wire::decode_command(&body) {
+        Ok(received) => received,
+        Err(refused) => return refuse(&gate, &ticket, refused),
+    };
+    let Received { request, seen } = received;
+    if let Some(user) = request.subject.user() {
+        fetch_key(keys, request.tenant.clone(), user).await;
+    }
+    let result = here.submit(request, &seen).await;
+    answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
+}
+
+/// Reads what a node of this cluster sent, and says whether it may be carried out.
+async fn let_in(gate: &Gate, request: Request) -> Result<(Ticket, Result<(), Refused>, Bytes), Problem> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let authorization = match (headers.next(), headers.next()) {
         (Some(value), None) => value.to_str().ok().map(str::to_owned),
@@ -71,19 +103,7 @@ async fn commands(State(internal): State<Internal>, request: Request) -> Result<
             clock::now(),
         )
         .map_err(not_a_node)?;
-    if let Err(refused) = verdict {
-        return refuse(&gate, &ticket, refused);
-    }
-    let received = match wire::decode_command(&body) {
-        Ok(received) => received,
-        Err(refused) => return refuse(&gate, &ticket, refused),
-    };
-    let Received { request, seen } = received;
-    if let Some(user) = request.subject.user() {
-        fetch_key(keys, request.tenant.clone(), user).await;
-    }
-    let result = here.submit(request, &seen).await;
-    answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
+    Ok((ticket, verdict, body))
 }
 
 /// Brings the user's key into memory. It may have been made at another node a moment ago, and whoever decides must not

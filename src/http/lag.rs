@@ -68,7 +68,7 @@ pub async fn known(node: &Node) -> Result<Known, LogError> {
                     lags,
                 });
             }
-            Err(LogError::Io { .. }) => {}
+            Err(LogError::Io { .. } | LogError::Unreachable { .. } | LogError::Refused { .. }) => {}
             Err(e) => return Err(e),
         }
     }

@@ -49,6 +49,15 @@ fn describe() {
     );
     describe_gauge!("gatelog_log_reachable", "1 while the log can be reached.");
     describe_gauge!(
+        "gatelog_log_unwritable_partitions",
+        "Partitions in Kafka without leader, or with fewer copies in sync than min.insync.replicas."
+    );
+    describe_gauge!(
+        "gatelog_clock_skew_seconds",
+        Unit::Seconds,
+        "How far this node's clock is ahead of that of Kafka's brokers, at least."
+    );
+    describe_gauge!(
         "gatelog_owned_partitions",
         "Partitions that this node writes, of each stream."
     );
@@ -121,6 +130,8 @@ fn describe() {
 pub async fn refresh(node: &Node) -> Result<(), LogError> {
     let lag::Known { log_reachable, lags } = lag::known(node).await?;
     gauge!("gatelog_log_reachable").set(f64::from(u8::from(log_reachable)));
+    gauge!("gatelog_log_unwritable_partitions").set(node.backend.unwritable_partitions() as f64);
+    gauge!("gatelog_clock_skew_seconds").set(node.backend.clock_ahead() as f64 / 1000.0);
     for lag in lags {
         if log_reachable {
             gauge!("gatelog_projection_lag_records", "projection" => lag.projection).set(lag.records as f64);

@@ -35,6 +35,9 @@ pub struct Readiness {
     pub log_reachable: bool,
     /// Logins that are kept until the log can be reached, and are not recorded yet.
     pub spooled_logins: usize,
+    /// Partitions in Kafka that take no writes at present, as they have no leader or too few copies in sync. What belongs
+    /// there is answered with 503, and reads go on.
+    pub unwritable_partitions: u64,
     /// The lag from which on a read model makes the node not ready, in records.
     pub max_lag: u64,
     pub projections: Vec<ProjectionBody>,
@@ -78,6 +81,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             stopping,
             log_reachable,
             spooled_logins: app.node.spool.as_ref().map_or(0, |spool| spool.len()),
+            unwritable_partitions: app.node.backend.unwritable_partitions(),
             max_lag,
             projections,
         },

@@ -127,14 +127,19 @@ impl Office {
 
     fn begin(&self, waiting: &Waiting) -> Result<Tenure, TakeoverError> {
         metrics::gauge!("gatelog_owned_partitions").set(self.owned.len() as f64);
-        Tenure::begin(
+        let tenure = Tenure::begin(
             &self.parts,
             &self.projections,
             &self.options,
             &self.owned,
             self.wake.clone(),
             waiting,
-        )
+        );
+        if !self.owned.is_empty() {
+            let taken = tenure.as_ref().map(|_| ()).map_err(Clone::clone);
+            self.parts.taken.send_replace(Some(taken));
+        }
+        tenure
     }
 
     /// Begins the next tenure, however often that must be tried. Whoever waits for it is refused when it takes long.

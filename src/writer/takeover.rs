@@ -50,6 +50,8 @@ pub struct Parts {
     pub max_record_bytes: usize,
     /// Told of each erasure, so that its last bytes are taken off the disk in time.
     pub erasures: tokio::sync::watch::Sender<u64>,
+    /// What came of the last attempt to take over what is ours; nothing while nothing is.
+    pub taken: tokio::sync::watch::Sender<Option<Result<(), TakeoverError>>>,
     /// What this node's claims say, and who hears of the claims of others.
     pub claims: Claims,
 }

@@ -204,6 +204,7 @@ impl Member {
         let store = Store::open(dir, StoreOptions::default()).unwrap();
         let views = Arc::new(Views::new(store.clone()));
         let parts = Arc::new(Parts {
+            taken: tokio::sync::watch::channel(None).0,
             log: shared.log.clone(),
             store,
             keys: shared.keys.clone(),

@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -26,6 +28,8 @@ pub fn gatelog(args: &[&str]) -> Command {
 /// A `gatelog serve` on a port of its own.
 pub struct Process {
     child: Child,
+    /// What it has said on standard error so far.
+    said: Arc<Mutex<String>>,
     pub url: String,
     pub client: Client,
 }
@@ -49,10 +53,13 @@ impl Process {
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (found, address) = oneshot::channel();
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = said.clone();
         // Reads on after that, so that the pipe never fills.
         std::thread::spawn(move || {
             let mut found = Some(found);
             for line in log.lines().map_while(Result::ok) {
+                *heard.lock() += &format!("{line}\n");
                 if let Some((_, rest)) = line.split_once(" ready address=")
                     && let Some(found) = found.take()
                 {
@@ -62,10 +69,12 @@ impl Process {
         });
         let Ok(address) = address.await else {
             child.wait().unwrap();
+            eprintln!("{}", said.lock());
             return None;
         };
         Some(Self {
             child,
+            said,
             url: format!("http://{address}"),
             client: Client::builder()
                 .timeout(Duration::from_secs(30))
@@ -90,6 +99,15 @@ impl Process {
         Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
     }
 
+    pub fn said(&self) -> String {
+        self.said.lock().clone()
+    }
+
+    /// Its status, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(
@@ -108,7 +126,7 @@ impl Process {
     }
 
     /// Waits until it ends by itself.
-    pub fn ended(mut self) -> ExitStatus {
+    pub fn wait(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 

@@ -100,6 +100,10 @@ pub enum AppendError {
     /// The record exceeds the log's limit. Not written.
     #[error("the record has {size} bytes; the log takes at most {limit}")]
     TooLarge { size: usize, limit: usize },
+    /// The log's keeper does not let this program write there, and says so. Not written now; an earlier try of the same
+    /// append that was not answered may have been.
+    #[error("{0}")]
+    Refused(String),
     /// The log's own queue or the disk is full. Not written.
     #[error("the log cannot take more at present: {0}")]
     Full(String),
@@ -132,6 +136,12 @@ pub enum LogError {
         place: String,
         source: Arc<std::io::Error>,
     },
+    /// Nobody answers where the log is kept; they may be back later.
+    #[error("{place} cannot be reached: {what}")]
+    Unreachable { place: String, what: String },
+    /// Whoever keeps the log does not let this program do what it must.
+    #[error("{place} refuses this node: {what}")]
+    Refused { place: String, what: String },
     #[error("the log is closed")]
     Closed,
 }

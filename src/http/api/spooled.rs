@@ -67,7 +67,10 @@ async fn is_away(app: &App, stream: Stream, partition: Partition) -> bool {
         return true;
     }
     let end = tokio::time::timeout(SIGN_OF_LIFE, app.node.log.end(stream, partition));
-    matches!(end.await, Err(_) | Ok(Err(LogError::Io { .. })))
+    matches!(
+        end.await,
+        Err(_) | Ok(Err(LogError::Io { .. } | LogError::Unreachable { .. }))
+    )
 }
 
 /// Resolves once the log has been known to be away for a moment.

@@ -56,11 +56,16 @@ pub(super) fn plan(source: &Source, topic: Topic, from: &[(usize, Offset)]) -> R
         let place = || source.topics.describe(*slot, *from);
         let by_time = topic == Topic::Stream(Stream::Activity);
         if *from < begin && !by_time {
-            let what = format!("Kafka has deleted records: the partition now begins at {begin}");
+            let what = format!(
+                "Kafka has deleted records: the partition now begins at {begin}. Bring the topic back from a backup"
+            );
             return Err(damaged(place(), what));
         }
         if *from > end {
-            let what = format!("Kafka has lost records: the partition ends at {end}");
+            let what = format!(
+                "Kafka has lost records: the partition ends at {end}. Bring the topic back from a backup, or give this node a \
+                 new data folder"
+            );
             return Err(damaged(place(), what));
         }
         let next = (*from).max(begin);

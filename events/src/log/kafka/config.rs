@@ -95,7 +95,7 @@ pub struct KafkaConfig {
     pub min_insync_replicas: u16,
     /// How long the activity stream is kept. Whole milliseconds.
     pub activity_retention: Duration,
-    /// How long after an erasure Kafka may still hold the destroyed key on its disks (`max.compaction.lag.ms`).
+    /// How long after an erasure Kafka may still hold the destroyed key on its disks; see [`Self::segment_age`].
     pub key_compaction_lag: Duration,
     /// How long a key's tombstone itself stays (`delete.retention.ms`).
     pub key_tombstone_retention: Duration,
@@ -201,7 +201,7 @@ impl KafkaConfig {
         let replicas = u64::from(self.replication_factor);
         let times = [
             ("activity_retention", self.activity_retention, 60_000, YEARS),
-            ("key_compaction_lag", self.key_compaction_lag, 1, YEARS),
+            ("key_compaction_lag", self.key_compaction_lag, 1000, YEARS),
             ("key_tombstone_retention", self.key_tombstone_retention, 1, YEARS),
             ("delivery_timeout", self.delivery_timeout, 100, 900_000),
             ("connect_timeout", self.connect_timeout, 100, 900_000),
@@ -254,6 +254,20 @@ impl KafkaConfig {
             std::fs::File::open(ca).map_err(|e| ConfigError::UnreadableCa(ca.clone(), e.kind()))?;
         }
         Ok(())
+    }
+
+    /// As whom this client connects, if it says who it is.
+    pub(super) fn user(&self) -> Option<&str> {
+        match &self.security {
+            Security::SaslPlaintext { sasl } | Security::SaslSsl { sasl, .. } => Some(&sasl.user),
+            Security::Plaintext | Security::Ssl { .. } => None,
+        }
+    }
+
+    /// What `max.compaction.lag.ms` of the keys' topic must be at most: after that an owner lets Kafka close the
+    /// segment, and the other half is for that and for Kafka's cleaner.
+    pub fn segment_age(&self) -> Duration {
+        self.key_compaction_lag / 2
     }
 
     /// Bytes that a batch with the largest record may have: what topics must let through.

@@ -18,11 +18,37 @@ pub(super) fn text(error: &KafkaError) -> String {
     }
 }
 
+/// What a request that failed in this way means.
 pub(super) fn io_error(place: impl Into<String>, kind: io::ErrorKind, what: impl Into<String>) -> LogError {
-    LogError::Io {
-        place: place.into(),
-        source: Arc::new(io::Error::new(kind, what.into())),
+    let (place, what) = (place.into(), what.into());
+    match kind {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData => LogError::Refused { place, what },
+        io::ErrorKind::TimedOut | io::ErrorKind::NotConnected | io::ErrorKind::NotFound => {
+            LogError::Unreachable { place, what }
+        }
+        kind => LogError::Io {
+            place,
+            source: Arc::new(io::Error::new(kind, what)),
+        },
     }
+}
+
+/// What this client lacks a right for, and how to give it; the script may need more options than those.
+pub(super) fn lacks(config: &KafkaConfig, operation: &str, resource: &str, more: &str) -> LogError {
+    LogError::Refused {
+        place: cluster(config),
+        what: grant(config.user(), &config.topic_prefix, operation, resource) + more,
+    }
+}
+
+/// The sentence for a right that is missing.
+pub(super) fn grant(user: Option<&str>, prefix: &str, operation: &str, resource: &str) -> String {
+    let who = user.map_or_else(|| "an unnamed user".to_owned(), |user| format!("the user {user}"));
+    let user = user.map_or_else(String::new, |user| format!(" --user {user}"));
+    format!(
+        "{who} has no right to {operation} {resource}; grant what a node needs with deploy/kafka-acls{user} --prefix \
+         {prefix}"
+    )
 }
 
 pub(super) fn mismatch(place: impl Into<String>, what: impl Into<String>) -> LogError {

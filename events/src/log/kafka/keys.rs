@@ -2,8 +2,9 @@
 //! this module's business.
 //!
 //! A key stands in the partition of its subject's shard, which the caller gives. Kafka keeps at least the last value of
-//! each key; a tombstone removes earlier values from the brokers' disks within `max.compaction.lag.ms`, and then itself
-//! after `delete.retention.ms`.
+//! each key; a tombstone removes earlier values from the brokers' disks once its segment is closed and older than
+//! `max.compaction.lag.ms`, and then itself after `delete.retention.ms`. Keys that begin with a zero byte are
+//! [marks](super::marks).
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::errors::{damaged, mismatch};
 use super::lanes::Lanes;
 use super::places::{Place, Topic, Topics};
 use super::producer::{Outgoing, Producer};
+use crate::clock::Timestamp;
 use crate::ids::{Offset, Partition};
 use crate::log::{AppendError, LogError};
 
@@ -29,6 +31,8 @@ pub struct KeyRecord {
     pub key: Bytes,
     /// `None` is a tombstone.
     pub value: Option<Bytes>,
+    /// When a broker took it, by the broker's clock.
+    pub at: Timestamp,
 }
 
 impl fmt::Debug for KeyRecord {
@@ -171,5 +175,6 @@ fn decode(topics: &Topics, slot: usize, message: &BorrowedMessage<'_>) -> Result
         offset,
         key: Bytes::copy_from_slice(key),
         value: message.payload().map(Bytes::copy_from_slice),
+        at: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0)),
     })
 }

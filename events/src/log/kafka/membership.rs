@@ -16,12 +16,12 @@ use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::watch;
 
 use super::config::{ConfigError, KafkaConfig, millis};
-use super::errors::{bad_config, no_client, text};
+use super::errors::{bad_config, lacks, no_client, text};
 use super::monitor::{Context, Monitor};
 use super::places::{Topic, Topics};
 use crate::clock;
@@ -170,6 +170,7 @@ impl ConsumerContext for Member {
 /// A membership. Dropping it leaves the group; [`close`](Membership::close) also waits for that.
 pub struct Membership {
     owned: watch::Receiver<BTreeSet<Partition>>,
+    refused: watch::Receiver<Option<LogError>>,
     stop: Arc<AtomicBool>,
     ended: Mutex<watch::Receiver<bool>>,
 }
@@ -227,12 +228,23 @@ impl Membership {
         consumer
             .subscribe(&[topics.name(Topic::Stream(Stream::Identity))])
             .map_err(|e| no_client(config, e))?;
+        let (tell_refused, refused) = watch::channel(None);
+        let missing = lacks(
+            config,
+            "Read",
+            &format!("group {}", options.group),
+            &format!(" --group {}", options.group),
+        );
         let (tell_end, ended) = watch::channel(false);
         let stopped = stop.clone();
         thread::Builder::new()
             .name("kafka-member".into())
             .spawn(move || {
-                run(consumer, &stopped);
+                run(consumer, &stopped, |code| {
+                    if code == Code::GroupAuthorizationFailed {
+                        tell_refused.send_replace(Some(missing.clone()));
+                    }
+                });
                 tell_end.send_replace(true);
             })
             .map_err(|e| LogError::Io {
@@ -241,6 +253,7 @@ impl Membership {
             })?;
         Ok(Self {
             owned,
+            refused,
             stop,
             ended: Mutex::new(ended),
         })
@@ -250,6 +263,11 @@ impl Membership {
     /// until the group has given it to another, so for a moment two members may have the same.
     pub fn owned(&self) -> watch::Receiver<BTreeSet<Partition>> {
         self.owned.clone()
+    }
+
+    /// Why this node may not be a member, if the brokers say so.
+    pub fn refused(&self) -> watch::Receiver<Option<LogError>> {
+        self.refused.clone()
     }
 
     /// Leaves the group, so that others take over at once. May be called again.
@@ -267,11 +285,12 @@ impl Drop for Membership {
     }
 }
 
-fn run(consumer: BaseConsumer<Member>, stop: &AtomicBool) {
+fn run(consumer: BaseConsumer<Member>, stop: &AtomicBool, failed: impl Fn(Code)) {
     while !stop.load(Relaxed) {
         // Rebalances run in here. Nothing is read, as all is paused.
         if let Some(Err(e)) = consumer.poll(POLL) {
             tracing::debug!("the group of writers: {}", text(&e));
+            failed(e.rdkafka_error_code().unwrap_or(Code::Unknown));
         }
         consumer.context().look_at_the_clock();
     }

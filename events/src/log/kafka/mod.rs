@@ -27,11 +27,13 @@ mod headers;
 mod keys;
 mod lane;
 mod lanes;
+mod marks;
 mod membership;
 mod monitor;
 mod places;
 mod producer;
 mod query;
+mod rights;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -51,6 +53,7 @@ use tokio::runtime::Handle;
 
 pub use self::config::{Compression, ConfigError, KafkaConfig, Sasl, SaslMechanism, Secret, Security};
 pub use self::keys::{KeyIter, KeyRecord, SubjectKeyTopic};
+pub use self::marks::StoreMark;
 pub use self::membership::{Membership, MembershipOptions};
 pub use self::monitor::{Counters, Health};
 
@@ -87,9 +90,8 @@ impl KafkaLog {
     ///
     /// Must be called within a tokio runtime, which has to live as long as the log.
     ///
-    /// Errors: `Mismatch` where the configuration or a topic's setting is wrong, with the remedy; `Io` where no broker
-    /// answers (`TimedOut`, `NotConnected`, `NotFound`) or it refuses this client (`PermissionDenied`, `InvalidData` for
-    /// TLS).
+    /// Errors: `Mismatch` where the configuration or a topic's setting is wrong, with the remedy; `Unreachable` where no
+    /// broker answers; `Refused` where they do not let this client in, or not do what it must.
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
         config.check().map_err(|e| bad_config(&config, &e))?;
         let topics = Arc::new(Topics::new(&config));
@@ -100,6 +102,10 @@ impl KafkaLog {
             .await
             .unwrap_or(Err(LogError::Closed))?;
         topics::ensure(&config, &topics, &query, &monitor).await?;
+        let (on, of, by) = (config.clone(), topics.clone(), monitor.clone());
+        tokio::task::spawn_blocking(move || rights::check_reading(&on, &of, &by, on.connect_timeout))
+            .await
+            .unwrap_or(Err(LogError::Closed))?;
         Self::assemble(config, topics, monitor, query)
     }
 
@@ -136,6 +142,11 @@ impl KafkaLog {
     /// Whether brokers can be reached. Asks nobody.
     pub fn health(&self) -> Health {
         self.source.monitor.health()
+    }
+
+    /// Brokers' clock minus this machine's in ms, as the last record of the keys' topic has shown; 0 where they may agree.
+    pub fn clock_skew(&self) -> i64 {
+        self.source.monitor.skew()
     }
 
     /// What has happened since the log was opened.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::errors::refuses;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 
 /// Whether the brokers can be reached, as far as it is known without asking them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Health {
     pub reachable: bool,
     /// Time since a broker last answered.
     pub since_contact: Duration,
+    /// Partitions that take no writes: they have no leader, or fewer copies in sync than `min.insync.replicas`.
+    pub unwritable_partitions: u64,
     /// The last error since the last regular sign of life, in librdkafka's words.
     pub last_error: Option<String>,
 }
@@ -79,6 +81,11 @@ pub(super) struct Monitor {
     /// How old the last answer may be.
     patience: Duration,
     last_error: Mutex<Option<(RDKafkaErrorCode, String)>>,
+    unwritable: AtomicU64,
+    /// Brokers' clock minus this machine's in ms, as far as it is certain.
+    skew: AtomicI64,
+    /// The brokers take nothing from this client, as it has no right to write.
+    refused: AtomicBool,
     pub counts: Counts,
 }
 
@@ -90,6 +97,9 @@ impl Monitor {
             // A probe may take as long as the time between two.
             patience: probe_interval * 2 + Duration::from_secs(1),
             last_error: Mutex::new(None),
+            unwritable: AtomicU64::new(0),
+            skew: AtomicI64::new(0),
+            refused: AtomicBool::new(false),
             counts: Counts::default(),
         })
     }
@@ -122,6 +132,39 @@ impl Monitor {
         }
     }
 
+    /// How many partitions take no writes at present.
+    pub fn set_unwritable(&self, partitions: u64) {
+        let before = self.unwritable.swap(partitions, Relaxed);
+        if partitions > 0 && before != partitions {
+            tracing::error!(
+                partitions,
+                "partitions have no leader, or fewer copies in sync than min.insync.replicas: writes to them are answered with \
+                 503 until enough brokers are back, and reads go on"
+            );
+        } else if partitions == 0 && before > 0 {
+            tracing::info!("all partitions have enough copies in sync again");
+        }
+    }
+
+    /// A record was sent and acknowledged at these moments of this machine's clock, and taken at that of a broker's.
+    pub fn measured(&self, sent: Timestamp, taken: Timestamp, acknowledged: Timestamp) {
+        self.skew.store(skew(sent, taken, acknowledged), Relaxed);
+    }
+
+    /// Brokers' clock minus this machine's in ms, as last measured; 0 where they may agree.
+    pub fn skew(&self) -> i64 {
+        self.skew.load(Relaxed)
+    }
+
+    /// Whether the brokers refuse this client's producer altogether.
+    pub fn set_refused(&self, refused: bool) {
+        self.refused.store(refused, Relaxed);
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
     pub fn last_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.last_error.lock().clone()
     }
@@ -132,8 +175,21 @@ impl Monitor {
         Health {
             reachable: since_contact <= self.patience,
             since_contact,
+            unwritable_partitions: self.unwritable.load(Relaxed),
             last_error: self.last_error().map(|(_, reason)| reason),
         }
+    }
+}
+
+/// How far two clocks are apart at least: the other showed `taken` at some moment between `sent` and `acknowledged`.
+fn skew(sent: Timestamp, taken: Timestamp, acknowledged: Timestamp) -> i64 {
+    let taken = taken.millis();
+    if taken > acknowledged.millis() {
+        taken - acknowledged.millis()
+    } else if taken < sent.millis() {
+        taken - sent.millis()
+    } else {
+        0
     }
 }
 
@@ -193,3 +249,21 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_differ_by_what_is_certain() {
+        let at = Timestamp::from_millis;
+        for (sent, taken, acknowledged, expected) in [
+            (100, 150, 200, 0),
+            (100, 100, 100, 0),
+            (100, 260, 200, 60),
+            (100, 40, 200, -60),
+        ] {
+            assert_eq!(skew(at(sent), at(taken), at(acknowledged)), expected);
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The topics of one log, and its partitions numbered through.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::config::KafkaConfig;
 use crate::ids::{Offset, Partition, Stream};
@@ -47,6 +47,10 @@ pub(super) struct Place {
 pub(super) struct Topics {
     names: [String; 3],
     partitions: u16,
+    /// Per topic: how many copies must be in sync for an append to be taken.
+    min_insync: [AtomicUsize; 3],
+    /// Per topic: how many partitions it was last seen to have.
+    seen: [AtomicUsize; 3],
     /// Per slot: the offset after the last record that was acknowledged or read.
     known: Vec<AtomicU64>,
 }
@@ -57,12 +61,42 @@ impl Topics {
         Self {
             names: Topic::ALL.map(|t| format!("{}{}", config.topic_prefix, t.suffix())),
             partitions: config.partitions,
+            min_insync: Topic::ALL.map(|_| AtomicUsize::new(config.min_insync_replicas.into())),
+            seen: Topic::ALL.map(|_| AtomicUsize::new(config.partitions.into())),
             known: (0..slots).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     pub fn partitions(&self) -> u16 {
         self.partitions
+    }
+
+    /// How many copies of a partition must be in sync for an append to be taken.
+    pub fn min_insync(&self, topic: Topic) -> usize {
+        self.min_insync[topic.index()].load(Relaxed)
+    }
+
+    /// The topic's own setting, which may be higher than the one that is asked for.
+    pub fn set_min_insync(&self, topic: Topic, copies: usize) {
+        self.min_insync[topic.index()].store(copies, Relaxed);
+    }
+
+    /// Somebody may give a topic more partitions while nodes run. They go on with those they know.
+    pub fn has_now(&self, topic: Topic, partitions: usize) {
+        // A broker that has just come back may know nothing yet.
+        if partitions == 0 {
+            return;
+        }
+        if self.seen[topic.index()].swap(partitions, Relaxed) != partitions
+            && partitions != usize::from(self.partitions)
+        {
+            tracing::error!(
+                "topic {} has {partitions} partitions now, but partitions is {}: a node will not start like this. Each user has \
+                 a place by that number, so this node goes on with those it knows; copy the log to new topics",
+                self.name(topic),
+                self.partitions
+            );
+        }
     }
 
     pub fn slots(&self) -> usize {

@@ -24,10 +24,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use tokio::sync::watch;
 
 use super::config::KafkaConfig;
-use super::errors::{no_client, text};
+use super::errors::{grant, no_client, text};
 use super::monitor::{Context, Monitor, count};
 use super::places::Topics;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::ids::Offset;
 use crate::log::{AppendError, LogError};
 
@@ -41,9 +41,18 @@ const RETRY: Duration = Duration::from_secs(1);
 type Native = BaseProducer<Deliveries>;
 type Answer = Result<Offset, AppendError>;
 
+/// Why Kafka takes nothing from this client, if that is it: it will not help to wait.
+fn refuses_writing(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed
+    )
+}
+
 /// One message, as librdkafka carries it for us.
 pub(super) struct Pending {
     slot: usize,
+    sent: Timestamp,
     done: oneshot::Sender<Answer>,
 }
 
@@ -52,6 +61,26 @@ struct Deliveries {
     context: Context,
     topics: Arc<Topics>,
     fatal: Arc<AtomicBool>,
+    /// As whom the client connects, and how the topics' names begin: for the remedy.
+    user: Option<String>,
+    prefix: String,
+}
+
+impl Deliveries {
+    fn may_not_write(&self, topic: &str) -> AppendError {
+        let resource = format!("topic {topic}");
+        AppendError::Refused(grant(self.user.as_deref(), &self.prefix, "Write", &resource))
+    }
+
+    fn failure(&self, slot: usize, error: &KafkaError) -> AppendError {
+        let name = self.topics.address(slot).0;
+        match error.rdkafka_error_code() {
+            Some(code) if refuses_writing(code) => self.may_not_write(name),
+            // A user who may write to none of the topics does not even get a producer's identity.
+            _ if self.context.monitor.is_refused() => self.may_not_write(name),
+            _ => AppendError::Unknown(text(error)),
+        }
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -79,13 +108,17 @@ impl ProducerContext for Deliveries {
                 Ok(offset) => {
                     self.topics.is_durable(pending.slot, offset);
                     monitor.contact();
+                    monitor.set_refused(false);
+                    if let rdkafka::Timestamp::LogAppendTime(at) = message.timestamp() {
+                        monitor.measured(pending.sent, Timestamp::from_millis(at), clock::now());
+                    }
                     Ok(offset)
                 }
                 Err(_) => Err(AppendError::Unknown(
                     "it is written, but Kafka no longer knows where".into(),
                 )),
             },
-            Err((error, _)) => Err(AppendError::Unknown(text(error))),
+            Err((error, _)) => Err(self.failure(pending.slot, error)),
         };
         count(if answer.is_ok() {
             &monitor.counts.acknowledged
@@ -118,6 +151,8 @@ pub(super) struct Outgoing<'a> {
 pub(super) struct Producer {
     state: RwLock<State>,
     config: ClientConfig,
+    user: Option<String>,
+    prefix: String,
     delivery_timeout: Duration,
     max_record_bytes: usize,
     topics: Arc<Topics>,
@@ -144,6 +179,8 @@ impl Producer {
         let producer = Arc::new(Self {
             state: RwLock::new(State::Replacing),
             config: config.producer(),
+            user: config.user().map(str::to_owned),
+            prefix: config.topic_prefix.clone(),
             delivery_timeout: config.delivery_timeout,
             max_record_bytes: config.max_record_bytes,
             topics,
@@ -173,6 +210,8 @@ impl Producer {
             context: Context::new(&self.monitor, "producer"),
             topics: self.topics.clone(),
             fatal: self.fatal.clone(),
+            user: self.user.clone(),
+            prefix: self.prefix.clone(),
         })
     }
 
@@ -213,9 +252,9 @@ impl Producer {
             State::Replacing => return Err(AppendError::Full("the producer is being replaced".into())),
             State::Closed => return Err(AppendError::Closed),
         };
-        let slot = out.slot;
+        let (slot, sent) = (out.slot, clock::now());
         let mut record =
-            BaseRecord::with_opaque_to(topic, Box::new(Pending { slot, done })).partition(partition);
+            BaseRecord::with_opaque_to(topic, Box::new(Pending { slot, sent, done })).partition(partition);
         record.key = out.key;
         record.payload = out.value;
         record.headers = out.headers;
@@ -279,10 +318,13 @@ impl Producer {
                 *state = State::Replacing;
             }
         }
-        let reason = native
-            .client()
-            .fatal_error()
-            .map_or_else(String::new, |(_, reason)| reason);
+        let fatal = native.client().fatal_error();
+        if let Some((code, _)) = &fatal
+            && refuses_writing(*code)
+        {
+            self.monitor.set_refused(true);
+        }
+        let reason = fatal.map_or_else(String::new, |(_, reason)| reason);
         tracing::error!(reason, "the Kafka producer is broken and is replaced");
         count(&self.monitor.counts.producers_replaced);
         Self::purge(&native);

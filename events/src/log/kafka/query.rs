@@ -15,7 +15,7 @@ use super::errors::{cluster, damaged, io_error, kind, no_client, refuses, text};
 use super::monitor::{Context, Monitor};
 use super::places::{Topic, Topics};
 use crate::clock;
-use crate::ids::{Offset, Stream};
+use crate::ids::Offset;
 use crate::log::LogError;
 
 /// Time between two tries of a question.
@@ -83,16 +83,26 @@ impl Query {
             let last = self.monitor.last_error();
             let refused = last.as_ref().is_some_and(|(code, _)| refuses(*code));
             if refused || deadline.left().is_zero() {
-                let (kind, why) = match last {
-                    Some((code, reason)) => (kind(code), format!(": {reason}")),
-                    None => (io::ErrorKind::TimedOut, String::new()),
+                let why = last
+                    .as_ref()
+                    .map_or_else(String::new, |(_, reason)| format!(": {reason}"));
+                let kind = match last {
+                    Some((code, _)) if refused => kind(code),
+                    _ => io::ErrorKind::TimedOut,
                 };
-                let what = if refused {
-                    "the brokers refuse the connection"
-                } else {
-                    "no broker answers"
+                let what = match kind {
+                    io::ErrorKind::PermissionDenied => format!(
+                        "user or password is wrong{why}. Check kafka_sasl_username, kafka_sasl_password_file and \
+                         kafka_sasl_mechanism"
+                    ),
+                    io::ErrorKind::InvalidData => format!(
+                        "no secure connection can be made{why}. Check kafka_security and kafka_ca_file"
+                    ),
+                    _ => format!(
+                        "no broker answers{why}. Check kafka_bootstrap and kafka_security, and whether Kafka is running"
+                    ),
                 };
-                return Err(io_error(&self.cluster, kind, format!("{what}{why}")));
+                return Err(io_error(&self.cluster, kind, what));
             }
         }
     }
@@ -115,14 +125,25 @@ impl Query {
         }
     }
 
-    /// Asks for a sign of life.
-    pub fn probe(&self, timeout: Duration) -> bool {
-        let identity = self.topics.name(Topic::Stream(Stream::Identity));
-        let alive = self.metadata(Some(identity), timeout).is_ok();
-        if alive {
+    /// Asks for a sign of life, and how the topics' partitions are.
+    pub fn probe(&self, timeout: Duration) {
+        let mut unwritable = 0;
+        for topic in Topic::ALL {
+            let Ok(metadata) = self.metadata(Some(self.topics.name(topic)), timeout) else {
+                return;
+            };
             self.monitor.recovered();
+            let copies = self.topics.min_insync(topic);
+            for found in metadata.topics() {
+                self.topics.has_now(topic, found.partitions().len());
+                unwritable += found
+                    .partitions()
+                    .iter()
+                    .filter(|p| p.leader() < 0 || p.isr().len() < copies)
+                    .count();
+            }
         }
-        alive
+        self.monitor.set_unwritable(unwritable as u64);
     }
 
     pub fn cluster_id(&self) -> Option<String> {

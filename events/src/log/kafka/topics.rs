@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataTopic;
 
 use super::config::{KafkaConfig, millis};
-use super::errors::{cluster, io_error, kind, mismatch, no_client, text};
+use super::errors::{cluster, io_error, kind, lacks, mismatch, no_client, text};
 use super::monitor::{Context, Monitor};
 use super::places::{Topic, Topics};
 use super::query::Query;
@@ -116,8 +116,13 @@ fn settings(config: &KafkaConfig, topic: Topic) -> Vec<(&'static str, Must, &'st
             ),
             (
                 "max.compaction.lag.ms",
-                Must::BeAtMost(millis(config.key_compaction_lag)),
+                Must::BeAtMost(millis(config.segment_age())),
                 "destroyed keys would stay on the disks for longer than configured",
+            ),
+            (
+                "message.timestamp.type",
+                be("LogAppendTime"),
+                "when a key leaves the disks would rest on the nodes' clocks",
             ),
             (
                 "delete.retention.ms",
@@ -158,8 +163,11 @@ pub(super) async fn ensure(
             for topic in Topic::ALL {
                 if let Some(found) = found.iter().find(|t| t.name == topics.name(topic)) {
                     check_layout(config, found)?;
+                    let patience = left().max(config.request_timeout);
+                    let copies = check_settings(config, topics, topic, &admin, patience).await?;
+                    check_copies(config, found, copies)?;
+                    topics.set_min_insync(topic, copies);
                 }
-                check_settings(config, topics, topic, &admin, left().max(config.request_timeout)).await?;
             }
             return Ok(());
         };
@@ -242,10 +250,19 @@ async fn create(
             place,
             format!(
                 "it cannot be created with {} copies of which {} must be in sync: {code}. Start more brokers, or \
-                     set replication_factor and min_insync_replicas to what the cluster can give",
+                     set kafka_replication and kafka_min_insync to what the cluster can give",
                 config.replication_factor, config.min_insync_replicas
             ),
         )),
+        Some(Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))) => {
+            // Who may not describe a topic does not see it either.
+            Err(lacks(
+                config,
+                "Create, or to Describe where it is there,",
+                &format!("topic {name}"),
+                "",
+            ))
+        }
         Some(Err((_, code))) => Err(io_error(
             place,
             kind(code),
@@ -281,8 +298,8 @@ fn check_layout(config: &KafkaConfig, found: &Layout) -> Result<(), LogError> {
         return Err(mismatch(
             place,
             format!(
-                "a partition has {} copies, but replication_factor is {}. Add replicas with \
-                 kafka-reassign-partitions.sh, or set replication_factor to {}",
+                "a partition has {} copies, but kafka_replication is {}. Add replicas with \
+                 kafka-reassign-partitions.sh, or set kafka_replication to {}",
                 found.replicas, config.replication_factor, found.replicas
             ),
         ));
@@ -290,13 +307,29 @@ fn check_layout(config: &KafkaConfig, found: &Layout) -> Result<(), LogError> {
     Ok(())
 }
 
+/// A topic that demands more copies than it has takes no record.
+fn check_copies(config: &KafkaConfig, found: &Layout, min_insync: usize) -> Result<(), LogError> {
+    if min_insync <= found.replicas {
+        return Ok(());
+    }
+    Err(mismatch(
+        format!("topic {} at {}", found.name, config.bootstrap_servers),
+        format!(
+            "min.insync.replicas is {min_insync}, but a partition has {} copies, so no write would ever be taken. Add replicas \
+             with kafka-reassign-partitions.sh, or lower min.insync.replicas with kafka-configs.sh",
+            found.replicas
+        ),
+    ))
+}
+
+/// Answers how many copies the topic wants in sync.
 async fn check_settings(
     config: &KafkaConfig,
     topics: &Topics,
     topic: Topic,
     admin: &AdminClient<Context>,
     timeout: Duration,
-) -> Result<(), LogError> {
+) -> Result<usize, LogError> {
     let name = topics.name(topic);
     let place = format!("topic {name} at {}", config.bootstrap_servers);
     let until = crate::clock::monotonic() + timeout;
@@ -313,9 +346,22 @@ async fn check_settings(
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     match answer.into_iter().next() {
-        Some(Ok(found)) => settings(config, topic)
-            .iter()
-            .try_for_each(|(key, must, why)| check_setting(config, name, &found, (key, must, why))),
+        // rdkafka shows a refusal as an answer without settings.
+        Some(Ok(found)) if found.entries.is_empty() => {
+            Err(lacks(config, "DescribeConfigs", &format!("topic {name}"), ""))
+        }
+        Some(Ok(found)) => {
+            for (key, must, why) in &settings(config, topic) {
+                check_setting(config, name, &found, (key, must, why))?;
+            }
+            let copies = found
+                .get("min.insync.replicas")
+                .and_then(|e| e.value.as_deref()?.parse().ok());
+            Ok(copies.unwrap_or_else(|| config.min_insync_replicas.into()))
+        }
+        Some(Err(Code::TopicAuthorizationFailed)) => {
+            Err(lacks(config, "DescribeConfigs", &format!("topic {name}"), ""))
+        }
         Some(Err(code)) => Err(io_error(
             place,
             kind(code),

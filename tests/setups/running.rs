@@ -1,0 +1,196 @@
+//! Nodes that run: wrong clocks, two that take themselves for one, and topics and brokers that change meanwhile.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminOptions, NewPartitions};
+
+use crate::broker::{self, Broker};
+use crate::setup::{SECRET, Setup, admin, eventually, free_address, register, sibling, try_register};
+use crate::support::process::consent;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_differ() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let error = dir.path().join("clock");
+    let (right, folder) = (dir.path().join("right"), dir.path().join("wrong"));
+    let base = Setup::new(&bootstrap, "clock.").but("GATELOG_CLUSTER_SECRET", SECRET);
+    let (at, wrong_at) = (free_address(), free_address());
+    let wrong = base
+        .but("GATELOG_CLOCK_ERROR_FILE", error.to_str().unwrap())
+        .but("GATELOG_NODE_ADVERTISE", &format!("http://{wrong_at}"));
+    let node = base
+        .but("GATELOG_NODE_ADVERTISE", &format!("http://{at}"))
+        .start_at(&right, &at)
+        .await;
+    register(&node, "ada@example.com").await;
+    sibling(&right, "wrong");
+    for (ahead, word) in [("90000", "ahead of"), ("-90000", "behind")] {
+        std::fs::write(&error, ahead).unwrap();
+        wrong.refuses(
+            &folder,
+            9,
+            &["this node's clock is", word, "Kafka's brokers", "synchronize"],
+        );
+    }
+    // What goes wrong while it runs is told, and the other nodes take nothing from it.
+    std::fs::write(&error, "0").unwrap();
+    let late = wrong.start_at(&folder, &wrong_at).await;
+    for i in 0..6 {
+        register(&late, &format!("before{i}@example.com")).await;
+    }
+    std::fs::write(&error, "90000").unwrap();
+    let mut refused = 0;
+    for i in 0..24 {
+        let (status, body) = try_register(&late, &format!("after{i}@example.com")).await;
+        assert!(status == 201 || status == 503, "{status} {body}");
+        refused += usize::from(status == 503);
+    }
+    assert!(refused > 0, "some belong to the other node");
+    eventually("it tells", async || {
+        late.said()
+            .contains("this node's clock is not that of Kafka's brokers")
+    })
+    .await;
+    assert!(
+        node.said()
+            .contains("its clock and the sender's differ by more than 30 s"),
+        "{}",
+        node.said()
+    );
+    let numbers = reqwest::get(format!("{}/metrics", late.url))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let skew = numbers
+        .lines()
+        .find_map(|l| l.strip_prefix("gatelog_clock_skew_seconds "));
+    let skew: f64 = skew.expect("the metric").parse().unwrap();
+    assert!((80.0..=90.5).contains(&skew), "{skew}");
+    // And it recovers by itself.
+    std::fs::write(&error, "0").unwrap();
+    for i in 0..24 {
+        register(&late, &format!("after{i}x@example.com")).await;
+    }
+    eventually("it is right again", async || {
+        late.said().contains("this node's clock is right again")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_take_themselves_for_one() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let at = free_address();
+    let setup = Setup::new(&bootstrap, "twins.")
+        .but("GATELOG_CLUSTER_SECRET", SECRET)
+        .but("GATELOG_NODE_ADVERTISE", &format!("http://{at}"));
+    let mut node = setup.start_at(&first, &at).await;
+    register(&node, "ada@example.com").await;
+    setup.refuses(
+        &first,
+        3,
+        &["another process uses", "first", "choose another data directory"],
+    );
+    setup.is_not_verified(&first, 3, &["another process uses"]);
+    sibling(&first, "second");
+    // It starts, finds the other one at its own address, and leaves again.
+    setup.refuses(
+        &second,
+        3,
+        &["another node answers at http://", &at, "node_advertise"],
+    );
+    assert!(node.ended().is_none(), "{}", node.said());
+    // Who comes back quickly at the address of an earlier run is nobody's twin.
+    for _ in 0..2 {
+        node.kill();
+        node = setup.start_at(&first, &at).await;
+    }
+    register(&node, "bob@example.com").await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(node.ended().is_none(), "{}", node.said());
+    assert!(!node.said().contains("does not reach itself"), "{}", node.said());
+    assert!(node.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_partitions_while_a_node_runs() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&bootstrap, "grown.");
+    let node = setup.start(dir.path()).await;
+    register(&node, "a@example.com").await;
+    let identity = setup.topic("identity");
+    let more = NewPartitions::new(&identity, 5);
+    admin(&bootstrap)
+        .create_partitions([&more], &AdminOptions::new())
+        .await
+        .unwrap()[0]
+        .as_ref()
+        .unwrap();
+    eventually("it tells that the topic has changed", async || {
+        node.said()
+            .contains("topic grown.identity has 5 partitions now, but partitions is 3")
+    })
+    .await;
+    for i in 0..12 {
+        register(&node, &format!("b{i}@example.com")).await;
+    }
+    assert!(node.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_in_sync_while_a_node_runs() {
+    let Some(broker) = Broker::start_some(3, &[]) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&broker.bootstrap(), "isr.")
+        .but("GATELOG_KAFKA_REPLICATION", "3")
+        .but("GATELOG_KAFKA_MIN_INSYNC", "3");
+    let node = setup.start(dir.path()).await;
+    let user = register(&node, "ada@example.com").await;
+    broker.kill(3);
+    let path = format!("/v1/users/{user}/consents/newsletter");
+    eventually("writes are refused", async || {
+        node.call("PUT", &path, Some(consent(true))).await.unwrap().0 == 503
+    })
+    .await;
+    eventually("it is told", async || {
+        let (status, ready) = node.call("GET", "/readyz", None).await.unwrap();
+        status == 200 && ready["unwritable_partitions"] == 9
+    })
+    .await;
+    assert!(
+        node.said()
+            .contains("fewer copies in sync than min.insync.replicas"),
+        "{}",
+        node.said()
+    );
+    let own = format!("/v1/users/{user}");
+    assert_eq!(node.call("GET", &own, None).await.unwrap().0, 200, "reads go on");
+    let numbers = reqwest::get(format!("{}/metrics", node.url))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        numbers.contains("gatelog_log_unwritable_partitions 9"),
+        "{numbers}"
+    );
+    broker.restart();
+    eventually("writes go on", async || {
+        node.call("PUT", &path, Some(consent(true))).await.unwrap().0 == 200
+    })
+    .await;
+    eventually("that is told too", async || {
+        node.call("GET", "/readyz", None).await.unwrap().1["unwritable_partitions"] == 0
+    })
+    .await;
+    assert!(node.stop().success());
+}
