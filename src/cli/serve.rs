@@ -1,13 +1,15 @@
 //! `gatelog serve`: one node, until it is told to stop.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::Failure;
 use crate::auth::api_keys::NewApiKey;
@@ -59,16 +61,18 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let listener = listen(&loaded).await?;
     let address = listener.local_addr()?;
+    let waiting = Waiting::serve(&listener)?;
     let config = loaded.config;
     let started = tokio::task::spawn_blocking(move || Started::open(config))
         .await
         .map_err(Failure::other)??;
     introduce(bootstrap)?;
+    let router = http::router(started.node.clone());
+    waiting.end(router.clone());
     tracing::info!(%address, issuer = %started.node.config.issuer, "ready");
     let served = {
         let (handed_over, last_request) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
-        let router = http::router(started.node.clone());
         let serving = http::serve(listener, router, async {
             let _ = last_request.await;
         });
@@ -93,6 +97,32 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     served?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Answers on the node's port while the node opens.
+struct Waiting {
+    opened: watch::Sender<Option<Router>>,
+    end: oneshot::Sender<()>,
+}
+
+impl Waiting {
+    fn serve(port: &TcpListener) -> Result<Self, Failure> {
+        // The same port by another handle: what comes after the end is taken by the node itself.
+        let handle = port.as_fd().try_clone_to_owned()?;
+        let listener = TcpListener::from_std(handle.into())?;
+        let (opened, router) = watch::channel(None);
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(http::serve(listener, http::starting::router(router), async {
+            let _ = ended.await;
+        }));
+        Ok(Self { opened, end })
+    }
+
+    /// The node is open: what waits for it is answered, and nothing new is taken.
+    fn end(self, router: Router) {
+        self.opened.send_replace(Some(router));
+        let _ = self.end.send(());
+    }
 }
 
 async fn listen(loaded: &Loaded) -> Result<TcpListener, Failure> {

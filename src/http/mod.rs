@@ -21,6 +21,7 @@ mod params;
 mod peer;
 mod reply;
 mod shape;
+pub mod starting;
 
 use std::future::Future;
 use std::net::SocketAddr;
