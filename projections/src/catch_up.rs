@@ -5,10 +5,12 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use futures::future::try_join_all;
 use gatelog_events::ids::{Offset, Partition, Stream};
-use gatelog_events::log::{Entry, EventLog, LogError};
+use std::sync::mpsc;
+
+use gatelog_events::log::{Entry, EntryIter, EventLog, LogError};
 use gatelog_events::seal::KeySource;
 
-use crate::folder::{Folder, Touched};
+use crate::folder::{Decoded, Folder, Touched};
 use crate::projection::{Checkpoint, Projection};
 use crate::store::{Store, StoreError};
 
@@ -71,29 +73,67 @@ pub fn check_ends(
     Ok(())
 }
 
+/// Records that are handed over at once, and how many such groups may wait.
+const GROUP: usize = 256;
+const GROUPS: usize = 8;
+
 /// Folds everything up to the present end of the log, and says how many records that were. `seen` is shown each
 /// record after it was folded, in memory but perhaps not in the store.
+///
+/// Reading, checking and opening go on in a thread of their own, ahead of the folds.
 pub fn catch_up(
     folder: &mut Folder,
     log: &dyn EventLog,
     keys: &dyn KeySource,
     mut seen: impl FnMut(&Entry),
 ) -> Result<u64, CatchUpError> {
-    let mut folded = 0;
-    let mut pending = 0;
-    let mut touched = Touched::new();
-    for entry in log.read_to_end(&folder.starts(log.partitions()))? {
-        let entry = entry?;
-        folder.fold_entry(&entry, keys);
-        touched.insert((entry.position.stream, entry.position.partition));
-        seen(&entry);
-        folded += 1;
-        pending += 1;
-        if pending >= BATCH {
-            folder.write(&std::mem::take(&mut touched))?;
-            pending = 0;
+    let entries = log.read_to_end(&folder.starts(log.partitions()))?;
+    std::thread::scope(|scope| {
+        let (out, groups) = mpsc::sync_channel(GROUPS);
+        scope.spawn(move || read(entries, keys, &out));
+        let mut folded = 0;
+        let mut pending = 0;
+        let mut touched = Touched::new();
+        for group in groups {
+            for (entry, record) in group? {
+                folder.fold_decoded(&record);
+                touched.insert((record.position.stream, record.position.partition));
+                seen(&entry);
+                folded += 1;
+                pending += 1;
+                if pending >= BATCH {
+                    folder.write(&std::mem::take(&mut touched))?;
+                    pending = 0;
+                }
+            }
+        }
+        folder.write(&touched)?;
+        Ok(folded)
+    })
+}
+
+type Group = Result<Vec<(Entry, Decoded)>, LogError>;
+
+/// Reads until the end, an error, or until nobody folds any more.
+fn read(entries: EntryIter, keys: &dyn KeySource, out: &mpsc::SyncSender<Group>) {
+    let mut group = Vec::with_capacity(GROUP);
+    for entry in entries {
+        match entry {
+            Ok(entry) => {
+                let record = Decoded::read(&entry, keys);
+                group.push((entry, record));
+            }
+            Err(e) => {
+                let _ = out.send(Ok(group)).and_then(|()| out.send(Err(e)));
+                return;
+            }
+        }
+        if group.len() == GROUP {
+            let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
+            if out.send(Ok(full)).is_err() {
+                return;
+            }
         }
     }
-    folder.write(&touched)?;
-    Ok(folded)
+    let _ = out.send(Ok(group));
 }

@@ -26,9 +26,19 @@ struct Kept {
     headers: OwnedHeaders,
 }
 
-/// A producer, and records that the node wrote.
+/// How a producer is set up.
+#[derive(Debug, Clone, Copy)]
+pub enum Setup {
+    /// As librdkafka is by default, but for what the log asks of it.
+    Default,
+    /// As the node sets it up: no linger, LZ4.
+    Same,
+}
+
+/// Producers, and records that the node wrote.
 pub struct Bare {
-    producer: FutureProducer,
+    default: FutureProducer,
+    same: FutureProducer,
     topic: Arc<str>,
     partitions: usize,
     records: Arc<[Kept]>,
@@ -73,17 +83,16 @@ impl Bare {
             return Err(failed(code));
         }
         let mut producer = client(log);
-        producer
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "0")
-            .set("compression.type", "lz4");
+        producer.set("enable.idempotence", "true").set("acks", "all");
+        let default = producer.create().map_err(failed)?;
+        producer.set("linger.ms", "0").set("compression.type", "lz4");
         let records = tokio::task::block_in_place(|| newest(log))?;
         if records.is_empty() {
             return Err(BenchError::Ended("the node has written nothing".to_owned()));
         }
         Ok(Self {
-            producer: producer.create().map_err(failed)?,
+            default,
+            same: producer.create().map_err(failed)?,
             topic: name.into(),
             partitions: usize::from(log.partitions),
             records: records.into(),
@@ -91,10 +100,13 @@ impl Bare {
     }
 
     /// Senders in turn send what was kept, each waiting until its record is acknowledged.
-    pub async fn produce(&self, at_once: usize) -> Result<Worked, BenchError> {
+    pub async fn produce(&self, setup: Setup, at_once: usize) -> Result<Worked, BenchError> {
+        let producer = match setup {
+            Setup::Default => &self.default,
+            Setup::Same => &self.same,
+        };
         each(at_once, |n| {
-            let (producer, topic, records) =
-                (self.producer.clone(), self.topic.clone(), self.records.clone());
+            let (producer, topic, records) = (producer.clone(), self.topic.clone(), self.records.clone());
             let partition = (n % self.partitions) as i32;
             async move {
                 let until = clock::monotonic() + TIME;
