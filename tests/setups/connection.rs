@@ -1,7 +1,7 @@
 //! Kafka that is not there, or lets the node not in, or has other topics.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use gatelog_events::clock;
@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::broker::{self, Broker};
 use crate::setup::{PASSWORD, Setup, admin, copy, free_address, is_told};
+use crate::support::process::gatelog;
 
 #[test]
 fn no_broker() {
@@ -26,6 +27,44 @@ fn no_broker() {
         7,
         &words,
     );
+}
+
+/// While a node opens, which here takes as long as it looks for a broker, it says so instead of letting callers wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_opens_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nobody, address) = (free_address(), free_address());
+    let mut node = gatelog(&["serve", "--listen", &address])
+        .args(["--data-dir", dir.path().to_str().unwrap()])
+        .envs(Setup::new(&nobody, "opens.").pairs())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let client = reqwest::Client::new();
+    let mut get = async |path: &str| {
+        let url = format!("http://{address}{path}");
+        let answer = loop {
+            match client.get(&url).send().await {
+                Ok(answer) => break answer,
+                Err(_) if node_runs(&mut node) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(e) => panic!("{e}"),
+            }
+        };
+        let retry = answer.headers().get("retry-after").is_some();
+        let status = answer.status().as_u16();
+        (status, retry, answer.json::<Value>().await.unwrap())
+    };
+    assert_eq!(get("/healthz").await.0, 200);
+    for path in ["/readyz", "/v1/users/x", "/.well-known/jwks.json"] {
+        let (status, retry, body) = get(path).await;
+        assert_eq!((status, retry), (503, true), "{path}: {body}");
+        assert_eq!(body["type"], "urn:gatelog:problem:unavailable");
+    }
+    assert_eq!(node.wait().unwrap().code(), Some(7));
+}
+
+fn node_runs(node: &mut Child) -> bool {
+    node.try_wait().unwrap().is_none()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -201,11 +201,17 @@ fn rebuild(
         if n > 0 {
             results.rebuild.push(ours.rate() / raw.rate());
             results.rebuilt.push(ours.rate());
+            results.rebuild_cpu.push(micros_each(&ours));
             results.consumed.push(raw.rate());
         }
     }
     data.backend.close_now()?;
     Ok(())
+}
+
+/// Processor time for one of what was done, in microseconds.
+fn micros_each(took: &Took) -> f64 {
+    took.cpu / took.amount.max(1.0) * 1e6
 }
 
 #[derive(Default)]
@@ -221,12 +227,12 @@ struct Results {
     bare_cpu: Series,
     rebuild: Series,
     rebuilt: Series,
+    rebuild_cpu: Series,
     consumed: Series,
 }
 
 impl Results {
     fn add(&mut self, ours: &Worked, raw: &Worked, calm: &Worked, raw_calm: &Worked) {
-        let micros_each = |took: &Took| took.cpu / took.amount.max(1.0) * 1e6;
         self.ratio.push(ours.took.rate() / raw.took.rate());
         self.ours.push(ours.took.rate());
         self.bare.push(raw.took.rate());
@@ -276,6 +282,7 @@ impl Results {
                 ),
                 Figure::new("rebuild ÷ bare consumer", "", self.rebuild, Target::AtLeast(0.4)),
                 figure("rebuild", "records/s", self.rebuilt),
+                figure("processor time per record rebuilt", "µs", self.rebuild_cpu),
                 figure("bare consumer", "records/s", self.consumed),
             ],
         }
