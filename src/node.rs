@@ -478,7 +478,10 @@ impl Started {
     /// node that only it could write. Bounded, should nobody come.
     pub async fn hand_over(&self) {
         self.node.stopping.store(true, Relaxed);
-        if let Some(membership) = &self.membership {
+        // A node that is alone finishes first what it was asked, and leaves then.
+        if let Some(membership) = &self.membership
+            && self.node.router.has_heirs()
+        {
             let relieved = tokio::time::timeout(HAND_OVER, self.node.router.is_relieved());
             let ((), relieved) = tokio::join!(membership.close(), relieved);
             if relieved.is_err() {

@@ -168,6 +168,11 @@ impl Router {
         self.here.writer.room()
     }
 
+    /// Whether another node could take over what this one writes.
+    pub fn has_heirs(&self) -> bool {
+        self.owners.has_heirs(self.me)
+    }
+
     /// Resolves when others have claimed all that this node wrote; at once where there is nobody else.
     pub async fn is_relieved(&self) {
         let mut changes = self.owners.changes();
