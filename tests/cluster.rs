@@ -12,6 +12,7 @@ mod support;
 #[path = "../events/tests/log_kafka/broker.rs"]
 mod broker;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use gatelog_events::clock;
@@ -136,6 +137,62 @@ async fn any_node_answers_and_a_node_that_dies_takes_nothing_with_it() {
     let state: Value = serde_json::from_slice(&replayed.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&replayed.stderr)));
     assert_eq!(state["email"], "user.5@example.com");
+    cluster.verify();
+}
+
+/// Writes to all partitions go on through the other node, none of them refused, while one is stopped and started again;
+/// and so they do through the node that stops, until it takes none any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_hands_over_and_nobody_is_refused() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let mut cluster = Cluster::start(&bootstrap, "handover.", 2).await;
+    let mut users = Vec::new();
+    for i in 0..12 {
+        let (status, body, _) = cluster.register(i % 2, &format!("h{i}@example.com")).await;
+        assert_eq!(status, 201, "{body}");
+        users.push(body["user_id"].as_str().unwrap().to_owned());
+    }
+    let urls = [cluster.node(0).url.clone(), cluster.node(1).url.clone()];
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let client = Client::new();
+    let write = async |n: usize, user: &str| {
+        let (url, mut granted) = (format!("{}/v1/users/{user}/consents/newsletter", urls[n]), true);
+        while !over.load(Relaxed) {
+            let call = client.put(&url).bearer_auth(BOOTSTRAP).json(&consent(granted));
+            match call.send().await {
+                Ok(answer) => {
+                    let status = answer.status();
+                    let said = answer.text().await.unwrap_or_default();
+                    // The node that is restarted says so while it starts.
+                    let starts = n == 0 && said.contains("The node is starting");
+                    assert!(status == 200 || starts, "node {n}: {status} {said}");
+                }
+                Err(e) if n == 0 => drop(e),
+                Err(e) => panic!("node {n}: {e}"),
+            }
+            granted = !granted;
+            done.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let more = async |number: usize| {
+        let enough = done.load(Relaxed) + number;
+        while done.load(Relaxed) < enough {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let restart = async {
+        more(200).await;
+        let node = cluster.nodes[0].take().unwrap();
+        let ended = tokio::task::spawn_blocking(|| node.stop()).await.unwrap();
+        assert!(ended.success());
+        more(200).await;
+        cluster.start_node(0).await;
+        more(400).await;
+        over.store(true, Relaxed);
+    };
+    let writers = users.iter().flat_map(|user| [write(0, user), write(1, user)]);
+    tokio::join!(restart, futures::future::join_all(writers));
     cluster.verify();
 }
 
