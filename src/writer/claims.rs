@@ -234,7 +234,7 @@ pub(super) fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) 
         let of = folder.members().iter().find(|m| m.mark.follows(stream));
         let epoch = of.and_then(|m| m.mark.progress(stream, partition).fence.epoch)?;
         let known = parts.claims.book.epoch(stream, partition) >= Some(epoch);
-        (!known).then(|| async move {
+        (!known).then_some(async move {
             let read = parts.log.read(stream, partition, epoch).next().await;
             (stream, partition, read)
         })
