@@ -1,12 +1,11 @@
 //! Folding the log from where the tables were left, up to its end.
 
 use std::sync::Arc;
+use std::sync::mpsc;
 
 use futures::executor::block_on;
 use futures::future::try_join_all;
 use gatelog_events::ids::{Offset, Partition, Stream};
-use std::sync::mpsc;
-
 use gatelog_events::log::{Entry, EntryIter, EventLog, LogError};
 use gatelog_events::seal::KeySource;
 
@@ -90,7 +89,13 @@ pub fn catch_up(
     let entries = log.read_to_end(&folder.starts(log.partitions()))?;
     std::thread::scope(|scope| {
         let (out, groups) = mpsc::sync_channel(GROUPS);
-        scope.spawn(move || read(entries, keys, &out));
+        std::thread::Builder::new()
+            .name("reader".to_owned())
+            .spawn_scoped(scope, move || read(entries, keys, &out))
+            .map_err(|e| LogError::Io {
+                place: "a thread that reads the log".to_owned(),
+                source: Arc::new(e),
+            })?;
         let mut folded = 0;
         let mut pending = 0;
         let mut touched = Touched::new();
