@@ -29,6 +29,16 @@ pub struct Args {
     pub config: Option<PathBuf>,
 }
 
+/// Which data folder, and how to say what was found in it.
+#[derive(Debug, clap::Args)]
+pub struct Printed {
+    #[command(flatten)]
+    pub data: Args,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 impl Args {
     /// The configuration for this folder, wherever its data is; logging is started.
     pub fn load(&self) -> Result<Loaded, Failure> {

@@ -16,17 +16,7 @@ use crate::node::Folders;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Say of which erased persons Kafka's disks may still hold the key; a node may run meanwhile
-    Status(Args),
-}
-
-/// Where to look.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    data: data::Args,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    Status(data::Printed),
 }
 
 pub fn run(command: Command) -> Result<(), Failure> {

@@ -59,7 +59,7 @@ enum Command {
     /// Print the events of the log, one CloudEvent per line, or a user's state as it was
     Replay(replay::Args),
     /// Check every byte of the log, fold it again and compare with the read models
-    Verify(verify::Args),
+    Verify(data::Printed),
     /// List the read models, or build one anew
     Projections(projections::Args),
     /// Create, list and revoke API keys of a running node

@@ -16,16 +16,6 @@ use crate::node::Data;
 /// Differences that are listed.
 const LISTED: usize = 100;
 
-/// Where to look.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    data: data::Args,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 impl From<CatchUpError> for Failure {
     fn from(e: CatchUpError) -> Self {
         match e {
@@ -35,7 +25,7 @@ impl From<CatchUpError> for Failure {
     }
 }
 
-pub fn run(args: Args) -> Result<(), Failure> {
+pub fn run(args: data::Printed) -> Result<(), Failure> {
     let config = args.data.existing()?;
     let data = Data::open(&config)?;
     let scrubbed = data.backend.scrub()?;

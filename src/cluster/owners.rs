@@ -160,13 +160,8 @@ impl Owners {
     /// Whether `node` owns anything that another node could take over: one that has shown itself by a claim.
     pub fn has_heirs(&self, node: NodeId) -> bool {
         let of = self.of.read();
-        let mut known = of.values().filter_map(|owner| owner.address.as_ref());
-        let (mut ours, mut others) = (false, false);
-        known.any(|address| {
-            ours |= address.id == node;
-            others |= address.id != node;
-            ours && others
-        })
+        let known = || of.values().filter_map(|owner| owner.address.as_ref());
+        known().any(|address| address.id == node) && known().any(|address| address.id != node)
     }
 
     /// Tells of every change of what is known.
