@@ -1,8 +1,9 @@
 //! One node: its log, keys, views and writer, and what it needs to let people in.
 
-use std::fs::{File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+mod data;
+
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,14 +15,14 @@ use gatelog_events::domain::{Actor, tenant};
 use gatelog_events::ids::Partition;
 use gatelog_events::log::kafka::Membership;
 use gatelog_events::log::{EventLog, LogError};
-use gatelog_events::seal::{KeySourceError, MasterKey};
-use gatelog_projections::catch_up::{CatchUpError, check_ends};
-use gatelog_projections::projection::Projection;
-use gatelog_projections::store::{Store, StoreError, StoreOptions};
+use gatelog_events::seal::KeySourceError;
+use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::store::{Store, StoreError};
 use gatelog_projections::subject_keys::SubjectKeys;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use self::data::{Data, Folders};
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::auth::pool::{HashPool, PoolError};
 use crate::auth::refresh::RefreshTokens;
@@ -46,30 +47,6 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Keys that a throttle remembers.
 const THROTTLE_KEYS: usize = 100_000;
-
-/// Where a node keeps what, under its data directory. Keys and secrets lie apart from log and views, so that a backup
-/// of those does not hold them.
-#[derive(Debug, Clone)]
-pub struct Folders {
-    pub log: PathBuf,
-    pub views: PathBuf,
-    pub keys: PathBuf,
-    pub secrets: PathBuf,
-    /// Logins that wait for the log.
-    pub spool: PathBuf,
-}
-
-impl Folders {
-    pub fn under(data_dir: &Path) -> Self {
-        Self {
-            log: data_dir.join("log"),
-            views: data_dir.join("views"),
-            keys: data_dir.join("keys"),
-            secrets: data_dir.join("secrets"),
-            spool: data_dir.join("spool"),
-        }
-    }
-}
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,87 +98,6 @@ pub enum NodeError {
          is reached"
     )]
     Address { url: NodeUrl },
-}
-
-/// The data of a node, opened for writing by this process alone.
-pub struct Data {
-    /// Keeps other processes out of the folder where the log does not.
-    _lock: Option<File>,
-    pub backend: Backend,
-    pub log: Arc<dyn EventLog>,
-    pub store: Arc<Store>,
-    pub keys: Arc<SubjectKeys>,
-    pub directory: Arc<Directory>,
-    pub secrets: Secrets,
-    pub projections: Vec<Arc<dyn Projection>>,
-}
-
-impl Data {
-    /// Opens log, views, keys and secrets, or creates them.
-    pub fn open(config: &Config) -> Result<Self, NodeError> {
-        let folders = Folders::under(&config.data_dir);
-        // Read models hold personal data in the clear, so the folder is its owner's alone.
-        let mut folder = std::fs::DirBuilder::new();
-        folder.recursive(true).mode(0o700);
-        folder
-            .create(&config.data_dir)
-            .map_err(|source| NodeError::DataDir {
-                place: config.data_dir.clone(),
-                source,
-            })?;
-        let lock = match &config.kafka {
-            // The log comes first: it holds the lock on the directory.
-            None => None,
-            Some(_) => Some(lock(&config.data_dir)?),
-        };
-        let backend = Backend::open(config, &folders.log)?;
-        let secrets = Secrets::open(&folders.secrets, |name| std::env::var(name).ok())?;
-        let directory = Arc::new(Directory::new(
-            secrets.identifier_pepper.expose(),
-            secrets.routing_secret.expose(),
-        ));
-        let store = Store::open(
-            &folders.views,
-            StoreOptions {
-                cache_bytes: config.cache_bytes,
-                memtable_bytes: config.memtable_bytes,
-            },
-        )?;
-        let id = backend.id(config, &secrets)?;
-        store.bind(&id)?;
-        let projections = gatelog_projections::all::all(&directory);
-        check_ends(&store, &projections, backend.log().as_ref())?;
-        let master = MasterKey::new(*secrets.master_key.expose());
-        let keys = Arc::new(backend.keys(config, (&folders.keys, &id), master)?);
-        Ok(Self {
-            _lock: lock,
-            log: backend.log(),
-            backend,
-            store,
-            keys,
-            directory,
-            secrets,
-            projections,
-        })
-    }
-}
-
-/// Takes the folder for this process, until the file is dropped.
-fn lock(data_dir: &Path) -> Result<File, LogError> {
-    let place = data_dir.join("lock");
-    let file = File::create(&place).and_then(|file| match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(e),
-    });
-    match file {
-        Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(LogError::Locked(data_dir.display().to_string())),
-        Err(e) => Err(LogError::Io {
-            place: place.display().to_string(),
-            source: Arc::new(e),
-        }),
-    }
 }
 
 /// The parts of a node that requests need. Cheap to share, never changed.
@@ -339,7 +235,7 @@ impl Started {
             membership,
             advertised: cluster.advertised(),
             taken,
-            _lock: data._lock,
+            _lock: data.lock,
             store: data.store,
             running,
             erasures,

@@ -250,7 +250,10 @@ impl Drop for EmbeddedLog {
 }
 
 /// Takes the directory for this process.
-fn lock(dir: &Path) -> Result<File, LogError> {
+/// Takes a folder for this process, until the file is dropped.
+///
+/// Errors: `Locked` where another process has it; `Io`.
+pub fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(files::LOCK);
     let file = File::options()
         .create(true)
