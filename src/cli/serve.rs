@@ -3,17 +3,18 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::auth::api_keys::NewApiKey;
 use crate::auth::private_file;
+use crate::cluster::{ClusterConfig, Gate, NodeId};
 use crate::config::options::{Loaded, read_key};
 use crate::http;
 use crate::node::{Folders, Started};
@@ -61,14 +62,14 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let listener = listen(&loaded).await?;
     let address = listener.local_addr()?;
-    let waiting = Waiting::serve(&listener)?;
+    let opened = answer_meanwhile(&listener, loaded.config.cluster.as_ref())?;
     let config = loaded.config;
     let started = tokio::task::spawn_blocking(move || Started::open(config))
         .await
         .map_err(Failure::other)??;
     introduce(bootstrap)?;
     let router = http::router(started.node.clone());
-    waiting.end(router.clone());
+    let _ = opened.send(());
     tracing::info!(%address, issuer = %started.node.config.issuer, "ready");
     let served = {
         let (handed_over, last_request) = oneshot::channel();
@@ -99,30 +100,26 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Answers on the node's port while the node opens.
-struct Waiting {
-    opened: watch::Sender<Option<Router>>,
-    end: oneshot::Sender<()>,
-}
-
-impl Waiting {
-    fn serve(port: &TcpListener) -> Result<Self, Failure> {
-        // The same port by another handle: what comes after the end is taken by the node itself.
-        let handle = port.as_fd().try_clone_to_owned()?;
-        let listener = TcpListener::from_std(handle.into())?;
-        let (opened, router) = watch::channel(None);
-        let (end, ended) = oneshot::channel();
-        tokio::spawn(http::serve(listener, http::starting::router(router), async {
-            let _ = ended.await;
-        }));
-        Ok(Self { opened, end })
-    }
-
-    /// The node is open: what waits for it is answered, and nothing new is taken.
-    fn end(self, router: Router) {
-        self.opened.send_replace(Some(router));
-        let _ = self.end.send(());
-    }
+/// Answers on the node's port until it is told that the node is open. What comes after that is taken by the node itself.
+fn answer_meanwhile(
+    port: &TcpListener,
+    cluster: Option<&ClusterConfig>,
+) -> Result<oneshot::Sender<()>, Failure> {
+    let gate = match cluster {
+        Some(cluster) => {
+            let run = NodeId::random().map_err(Failure::other)?;
+            Some(Arc::new(Gate::new(run, &cluster.secret)))
+        }
+        None => None,
+    };
+    // The same port by another handle.
+    let handle = port.as_fd().try_clone_to_owned()?;
+    let listener = TcpListener::from_std(handle.into())?;
+    let (opened, open) = oneshot::channel();
+    tokio::spawn(http::serve(listener, http::starting::router(gate), async {
+        let _ = open.await;
+    }));
+    Ok(opened)
 }
 
 async fn listen(loaded: &Loaded) -> Result<TcpListener, Failure> {

@@ -50,6 +50,19 @@ pub fn open_to<S: Clone + Send + Sync + 'static>(internal: Internal) -> Router<S
         .with_state(internal)
 }
 
+/// The routes for other nodes while this one opens: whoever knows it from an earlier run hears, signed, that this is
+/// another, and that nothing was done.
+pub(super) fn of_an_earlier_run<S: Clone + Send + Sync + 'static>(gate: Arc<Gate>) -> Router<S> {
+    let refuse = async |State(gate): State<Arc<Gate>>, request: Request| {
+        let (ticket, verdict, _) = let_in(&gate, request).await?;
+        refuse(&gate, &ticket, verdict.err().unwrap_or(Refused::NotAddressed))
+    };
+    Router::new()
+        .route(COMMANDS, post(refuse))
+        .route(HELLO, post(refuse))
+        .with_state(gate)
+}
+
 /// Says that this is the node that is meant, or that it is not.
 async fn hello(State(internal): State<Internal>, request: Request) -> Result<Response, Problem> {
     let gate = internal.gate;

@@ -25,7 +25,7 @@ use super::swap::Swap;
 use super::tail::TailStep;
 use super::takeover::{Handover, Message, Parts};
 use super::unwritten::{Decided, Held};
-use super::{Outcome, Reply, WriteError};
+use super::{Outcome, Reply};
 
 /// Commits written to the views at once, at the most.
 pub(super) const BATCH: usize = 1024;
@@ -422,19 +422,14 @@ impl Applier {
             // If the queue is full, the decider is awake anyway.
             let _ = decider.try_send(Message::Wake);
         }
-        let unavailable = || WriteError::Unavailable {
-            reason: failure.reason.clone(),
-        };
         for held in held {
-            held.refuse(unavailable());
+            held.give_up();
         }
         let rest = next.into_iter().chain(steps.iter());
         for step in rest {
             match step {
                 Step::Append(append) => unresolved.push(Unresolved::from(*append)),
-                Step::Answer(Decided { reply, .. }) => {
-                    let _ = reply.send(Err(unavailable()));
-                }
+                Step::Answer(decided) => decided.give_up(),
                 Step::Swap(swap) => swap.fail(failure.reason.clone()),
                 // Not written: it is read from the log again.
                 Step::Marked(_) | Step::Followed(_) => {}

@@ -70,7 +70,7 @@ impl Decider {
     /// Handles one command. `false`: the applier has stepped down, and nothing more can be decided.
     pub fn handle(&mut self, submission: Submission) -> bool {
         if !self.is_served() {
-            return refuse(submission.reply);
+            return self.give_up(&submission.request, submission.reply);
         }
         self.decide_and_send(submission)
     }
@@ -119,7 +119,15 @@ impl Decider {
 
     /// Hands something on to the applier. `false`: it has stepped down.
     pub fn send(&self, step: Step) -> bool {
-        self.out.send(step).is_ok()
+        match self.out.send(step) {
+            Ok(()) => true,
+            Err(mpsc::SendError(Step::Answer(decided))) => {
+                decided.give_up();
+                false
+            }
+            // What became of an append is not known.
+            Err(_) => false,
+        }
     }
 
     fn settle(&mut self, settled: Settled) {
@@ -135,7 +143,7 @@ impl Decider {
         if let Some(id) = commit_key(&request)
             && !self.wait_while(|flying| flying.contains(&id))
         {
-            return refuse(reply);
+            return self.give_up(&request, reply);
         }
         let now = clock::now();
         match self.decide(&request, now) {
@@ -165,11 +173,13 @@ impl Decider {
         let said = self.place(request).map_or_else(|e| Said::Known(Err(e)), say);
         self.send(Step::Answer(Decided { said, reply }))
     }
-}
 
-fn refuse(reply: Reply) -> bool {
-    let _ = reply.send(Err(WriteError::Unavailable {
-        reason: "the writer is taking over anew".to_owned(),
-    }));
-    false
+    /// The applier has stepped down, so nothing was written, and the caller may go to whoever writes next. Always `false`.
+    fn give_up(&self, request: &Request, reply: Reply) -> bool {
+        let _ = reply.send(Err(match self.place(request) {
+            Ok((stream, partition)) => WriteError::NotOwner { stream, partition },
+            Err(e) => e,
+        }));
+        false
+    }
 }

@@ -104,7 +104,7 @@ pub enum WriteError {
     /// Nothing is known to be written; the same request, with its idempotency key, may be sent again.
     #[error("the log cannot be written at present: {reason}")]
     Unavailable { reason: String },
-    /// Another node owns the partition; nothing was written.
+    /// This node does not write the partition, or not any more; nothing was written.
     #[error("another node owns {stream}:{partition}")]
     NotOwner { stream: Stream, partition: Partition },
     #[error("the request makes a record of {size} bytes; the log takes at most {limit}")]

@@ -49,6 +49,16 @@ impl Said {
     }
 }
 
+impl Decided {
+    /// The writer steps down. Nothing was written, so the caller may go to whoever writes next.
+    pub fn give_up(self) {
+        let _ = self.reply.send(match self.said {
+            Said::Known(result) => result,
+            Said::Rejected { place, .. } | Said::Nothing { place, .. } => Err(not_owner(place)),
+        });
+    }
+}
+
 /// An answer that is given once all below `end` is known to be nobody else's.
 pub(super) struct Held {
     decided: Decided,
@@ -57,8 +67,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub fn refuse(self, error: WriteError) {
-        let _ = self.decided.reply.send(Err(error));
+    /// See [`Decided::give_up`].
+    pub fn give_up(self) {
+        self.decided.give_up();
     }
 }
 
@@ -131,9 +142,11 @@ impl Applier {
                 Some(Err(Outdated::Replaced(at))) => {
                     let (stream, partition) = h.place;
                     replaced = Some(format!("another writer claimed {stream}:{partition} at {at}"));
-                    h.refuse(WriteError::NotOwner { stream, partition });
+                    h.give_up();
                 }
-                Some(Err(Outdated::Unknown(e))) => h.refuse(unavailable(e)),
+                Some(Err(Outdated::Unknown(e))) => {
+                    let _ = h.decided.reply.send(Err(unavailable(e)));
+                }
             }
         }
         replaced.map_or(Ok(()), |reason| Err(Failure::because(reason)))
@@ -189,6 +202,10 @@ enum Outdated {
     Replaced(Offset),
     /// The log does not tell.
     Unknown(LogError),
+}
+
+fn not_owner((stream, partition): Place) -> WriteError {
+    WriteError::NotOwner { stream, partition }
 }
 
 fn unavailable(e: &LogError) -> WriteError {
