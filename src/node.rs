@@ -45,6 +45,9 @@ use crate::writer::{
 /// How long a node that stops waits for others to take over: two rounds of the group, and their claims.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
+/// How long a node that was relieved goes on to serve: others may read the claims, their own included, a moment later.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Keys that a throttle remembers.
 const THROTTLE_KEYS: usize = 100_000;
 
@@ -133,7 +136,7 @@ pub struct Started {
     pub node: Arc<Node>,
     backend: Backend,
     /// Which partitions are this node's, where nodes share them out.
-    membership: Option<Membership>,
+    membership: Option<Arc<Membership>>,
     /// Where other nodes are told to reach this one.
     advertised: Option<(Forwarder, NodeAddress)>,
     taken: watch::Receiver<Option<Result<(), TakeoverError>>>,
@@ -198,7 +201,7 @@ impl Started {
         let passwords = HashPool::start(config.pool.clone())?;
         let running = writer::start(parts.clone(), data.projections.clone(), options, owned)?;
         let membership = match (&data.backend, &config.kafka) {
-            (Backend::Kafka(log), Some(kafka)) => Some(log.join(&kafka.membership)?),
+            (Backend::Kafka(log), Some(kafka)) => Some(Arc::new(log.join(&kafka.membership)?)),
             _ => None,
         };
         if membership.is_none() {
@@ -259,10 +262,10 @@ impl Started {
             () = self.drain_spool() => closed,
             () = self.compact_after_erasures() => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
-            refused = upkeep::may_join(self.membership.as_ref()) => refused.into(),
+            refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
             refused = upkeep::may_write(self.taken.clone()) => refused.into(),
             () = upkeep::watch_clock(kafka) => closed,
-            () = upkeep::let_erased_keys_leave(kafka, self.membership.as_ref(), &self.node) => closed,
+            () = upkeep::let_erased_keys_leave(kafka, self.membership.as_deref(), &self.node) => closed,
         }
     }
 
@@ -374,15 +377,18 @@ impl Started {
     /// node that only it could write. Bounded, should nobody come.
     pub async fn hand_over(&self) {
         self.node.stopping.store(true, Relaxed);
+        let Some(membership) = self.membership.clone() else { return };
+        let asked = membership.clone();
+        let others = tokio::task::spawn_blocking(move || asked.has_others()).await;
         // A node that is alone finishes first what it was asked, and leaves then.
-        if let Some(membership) = &self.membership
-            && self.node.router.has_heirs()
-        {
-            let relieved = tokio::time::timeout(HAND_OVER, self.node.router.is_relieved());
-            let ((), relieved) = tokio::join!(membership.close(), relieved);
-            if relieved.is_err() {
-                tracing::warn!("no other node has taken over all partitions yet");
-            }
+        if !others.unwrap_or(false) {
+            return;
+        }
+        let relieved = tokio::time::timeout(HAND_OVER, self.node.router.is_relieved());
+        let ((), relieved) = tokio::join!(membership.close(), relieved);
+        match relieved {
+            Ok(()) => tokio::time::sleep(FAREWELL).await,
+            Err(_) => tracing::warn!("no other node has taken over all partitions yet"),
         }
     }
 

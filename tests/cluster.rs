@@ -153,6 +153,7 @@ async fn a_node_that_stops_hands_over_and_nobody_is_refused() {
         users.push(body["user_id"].as_str().unwrap().to_owned());
     }
     let urls = [cluster.node(0).url.clone(), cluster.node(1).url.clone()];
+    let logs = [cluster.node(0).log(), cluster.node(1).log()];
     let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     let client = Client::new();
     let write = async |n: usize, user: &str| {
@@ -165,7 +166,11 @@ async fn a_node_that_stops_hands_over_and_nobody_is_refused() {
                     let said = answer.text().await.unwrap_or_default();
                     // The node that is restarted says so while it starts.
                     let starts = n == 0 && said.contains("The node is starting");
-                    assert!(status == 200 || starts, "node {n}: {status} {said}");
+                    assert!(
+                        status == 200 || starts,
+                        "node {n}: {status} {said}\n{}",
+                        logs[n].lock()
+                    );
                 }
                 Err(e) if n == 0 => drop(e),
                 Err(e) => panic!("node {n}: {e}"),

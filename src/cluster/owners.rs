@@ -157,11 +157,12 @@ impl Owners {
             .and_then(|owner| owner.address.clone())
     }
 
-    /// Whether `node` owns anything that another node could take over: one that has shown itself by a claim.
-    pub fn has_heirs(&self, node: NodeId) -> bool {
+    /// Whether the newest claim of any partition is this node's.
+    pub fn owns_any(&self, node: NodeId) -> bool {
         let of = self.of.read();
-        let known = || of.values().filter_map(|owner| owner.address.as_ref());
-        known().any(|address| address.id == node) && known().any(|address| address.id != node)
+        of.values()
+            .filter_map(|owner| owner.address.as_ref())
+            .any(|address| address.id == node)
     }
 
     /// Tells of every change of what is known.

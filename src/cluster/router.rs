@@ -168,15 +168,10 @@ impl Router {
         self.here.writer.room()
     }
 
-    /// Whether another node could take over what this one writes.
-    pub fn has_heirs(&self) -> bool {
-        self.owners.has_heirs(self.me)
-    }
-
-    /// Resolves when others have claimed all that this node wrote; at once where there is nobody else.
+    /// Resolves when others have claimed all that this node wrote.
     pub async fn is_relieved(&self) {
         let mut changes = self.owners.changes();
-        while self.owners.has_heirs(self.me) {
+        while self.owners.owns_any(self.me) {
             if changes.changed().await.is_err() {
                 return;
             }

@@ -138,7 +138,8 @@ pub fn is_told((code, said): &(Option<i32>, String), status: i32, words: &[&str]
 
 pub async fn try_register(node: &Process, email: &str) -> (u16, Value) {
     let body = json!({"email": email, "password": PASSWORD});
-    node.call("POST", "/v1/registrations", Some(body)).await.unwrap()
+    let answer = node.call("POST", "/v1/registrations", Some(body)).await;
+    answer.unwrap_or_else(|| panic!("no answer: {}", node.said()))
 }
 
 pub async fn register(node: &Process, email: &str) -> String {

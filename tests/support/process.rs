@@ -103,6 +103,11 @@ impl Process {
         self.said.lock().clone()
     }
 
+    /// The same, to be read while the node itself is lent to somebody else.
+    pub fn log(&self) -> Arc<Mutex<String>> {
+        self.said.clone()
+    }
+
     /// Its status, if it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()

@@ -277,6 +277,9 @@ impl KafkaConfig {
 
     /// What all clients are told. Quick to notice a broken connection and to come back.
     pub(super) fn client(&self, what: &str) -> ClientConfig {
+        // Before librdkafka does it in its own way, by which OpenSSL takes itself down when the process exits, while
+        // threads of clients that were dropped may still use it: a node that refuses to start would crash instead.
+        openssl_sys::init();
         let mut c = ClientConfig::new();
         c.set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", format!("gatelog-{what}"))

@@ -24,11 +24,14 @@ use super::config::{ConfigError, KafkaConfig, millis};
 use super::errors::{bad_config, lacks, no_client, text};
 use super::monitor::{Context, Monitor};
 use super::places::{Topic, Topics};
+use super::query::Query;
 use crate::clock;
 use crate::ids::{Partition, Stream};
 use crate::log::LogError;
 
 const POLL: Duration = Duration::from_millis(100);
+/// How long the brokers may take to say who is in the group.
+const ASKING: Duration = Duration::from_secs(1);
 /// How long leaving may take before the connection is cut.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -173,6 +176,8 @@ pub struct Membership {
     refused: watch::Receiver<Option<LogError>>,
     stop: Arc<AtomicBool>,
     ended: Mutex<watch::Receiver<bool>>,
+    group: String,
+    query: Arc<Query>,
 }
 
 impl std::fmt::Debug for Membership {
@@ -188,6 +193,7 @@ impl Membership {
         config: &KafkaConfig,
         options: &MembershipOptions,
         topics: &Topics,
+        query: &Arc<Query>,
         monitor: &Arc<Monitor>,
     ) -> Result<Self, LogError> {
         let session = millis(options.session_timeout);
@@ -256,6 +262,8 @@ impl Membership {
             refused,
             stop,
             ended: Mutex::new(ended),
+            group: options.group.clone(),
+            query: query.clone(),
         })
     }
 
@@ -268,6 +276,17 @@ impl Membership {
     /// Why this node may not be a member, if the brokers say so.
     pub fn refused(&self) -> watch::Receiver<Option<LogError>> {
         self.refused.clone()
+    }
+
+    /// Whether the group has members beside this node, as the brokers say; not if they do not say so in time. Blocks.
+    pub fn has_others(&self) -> bool {
+        match self.query.members(&self.group, ASKING) {
+            Ok(members) => members > 1,
+            Err(e) => {
+                tracing::warn!(error = %e, "who else is in the group of writers is not known");
+                false
+            }
+        }
     }
 
     /// Leaves the group, so that others take over at once. May be called again.

@@ -169,6 +169,7 @@ impl KafkaLog {
             &self.source.config,
             options,
             &self.source.topics,
+            &self.source.query,
             &self.source.monitor,
         )
     }

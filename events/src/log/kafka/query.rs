@@ -146,6 +146,18 @@ impl Query {
         self.monitor.set_unwritable(unwritable as u64);
     }
 
+    /// How many members a consumer group has now, those included that died and were not missed yet.
+    pub fn members(&self, group: &str, timeout: Duration) -> Result<usize, LogError> {
+        let answer = self.consumer.fetch_group_list(Some(group), timeout);
+        self.listen();
+        let groups = answer.map_err(|e| {
+            let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
+            io_error(&self.cluster, kind(code), text(&e))
+        })?;
+        let of = groups.groups().iter().filter(|found| found.name() == group);
+        Ok(of.map(|found| found.members().len()).sum())
+    }
+
     pub fn cluster_id(&self) -> Option<String> {
         self.consumer.client().fetch_cluster_id(self.timeout)
     }
