@@ -377,7 +377,9 @@ impl Started {
     /// node that only it could write. Bounded, should nobody come.
     pub async fn hand_over(&self) {
         self.node.stopping.store(true, Relaxed);
-        let Some(membership) = self.membership.clone() else { return };
+        let Some(membership) = self.membership.clone() else {
+            return;
+        };
         let asked = membership.clone();
         let others = tokio::task::spawn_blocking(move || asked.has_others()).await;
         // A node that is alone finishes first what it was asked, and leaves then.

@@ -9,12 +9,12 @@ use gatelog_events::ids::{Offset, Partition, Stream};
 use gatelog_events::log::{Entry, EntryIter, EventLog, LogError};
 use gatelog_events::seal::KeySource;
 
-use crate::folder::{Decoded, Folder, Touched};
+use crate::folder::{Decoded, Folder, Share, Touched};
 use crate::projection::{Checkpoint, Projection};
 use crate::store::{Store, StoreError};
 
 /// Records folded between two writes.
-pub const BATCH: usize = 2048;
+pub const BATCH: usize = 16_384;
 
 /// Why a catch-up ended early.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,14 +72,15 @@ pub fn check_ends(
     Ok(())
 }
 
-/// Records that are handed over at once, and how many such groups may wait.
+/// Records that are handed over at once, and how many such groups may wait for a thread that folds.
 const GROUP: usize = 256;
-const GROUPS: usize = 8;
+const GROUPS: usize = 16;
 
 /// Folds everything up to the present end of the log, and says how many records that were. `seen` is shown each
-/// record after it was folded, in memory but perhaps not in the store.
+/// record after some of the members folded it, in memory but perhaps not in the store.
 ///
-/// Reading, checking and opening go on in a thread of their own, ahead of the folds.
+/// Reading, checking and opening go on in a thread of their own, ahead of the folds, and half of the members are folded in
+/// another one.
 pub fn catch_up(
     folder: &mut Folder,
     log: &dyn EventLog,
@@ -87,40 +88,74 @@ pub fn catch_up(
     mut seen: impl FnMut(&Entry),
 ) -> Result<u64, CatchUpError> {
     let entries = log.read_to_end(&folder.starts(log.partitions()))?;
+    let (mut here, mut there) = folder.shares();
     std::thread::scope(|scope| {
-        let (out, groups) = mpsc::sync_channel(GROUPS);
+        let (to_here, groups) = mpsc::sync_channel(GROUPS);
+        let mut outs = vec![to_here];
+        let mut beside = None;
+        if !there.is_empty() {
+            let (to_there, others) = mpsc::sync_channel(GROUPS);
+            outs.push(to_there);
+            let thread = std::thread::Builder::new()
+                .name("folder".to_owned())
+                .spawn_scoped(scope, move || fold(&mut there, &others, |_| {}))
+                .map_err(no_thread)?;
+            beside = Some(thread);
+        }
         std::thread::Builder::new()
             .name("reader".to_owned())
-            .spawn_scoped(scope, move || read(entries, keys, &out))
-            .map_err(|e| LogError::Io {
-                place: "a thread that reads the log".to_owned(),
-                source: Arc::new(e),
-            })?;
+            .spawn_scoped(scope, move || read(entries, keys, &outs))
+            .map_err(no_thread)?;
         let mut folded = 0;
-        let mut pending = 0;
-        let mut touched = Touched::new();
-        for group in groups {
-            for (entry, record) in group? {
-                folder.fold_decoded(&record);
-                touched.insert((record.position.stream, record.position.partition));
-                seen(&entry);
-                folded += 1;
-                pending += 1;
-                if pending >= BATCH {
-                    folder.write(&std::mem::take(&mut touched))?;
-                    pending = 0;
-                }
-            }
+        let mine = fold(&mut here, &groups, |entry| {
+            seen(entry);
+            folded += 1;
+        });
+        // The reader waits for nobody who has given up.
+        drop(groups);
+        if let Some(thread) = beside {
+            thread.join().unwrap_or_else(|_| Err(LogError::Closed.into()))?;
         }
-        folder.write(&touched)?;
-        Ok(folded)
+        mine.map(|()| folded)
     })
 }
 
-type Group = Result<Vec<(Entry, Decoded)>, LogError>;
+fn no_thread(e: std::io::Error) -> LogError {
+    LogError::Io {
+        place: "a thread that reads the log".to_owned(),
+        source: Arc::new(e),
+    }
+}
 
-/// Reads until the end, an error, or until nobody folds any more.
-fn read(entries: EntryIter, keys: &dyn KeySource, out: &mpsc::SyncSender<Group>) {
+/// Folds what comes, in order, and writes from time to time.
+fn fold(
+    share: &mut Share<'_>,
+    groups: &mpsc::Receiver<Group>,
+    mut seen: impl FnMut(&Entry),
+) -> Result<(), CatchUpError> {
+    let mut pending = 0;
+    let mut touched = Touched::new();
+    for group in groups {
+        for (entry, record) in group?.iter() {
+            share.fold(record);
+            touched.insert((record.position.stream, record.position.partition));
+            seen(entry);
+            pending += 1;
+            if pending >= BATCH {
+                share.write(&std::mem::take(&mut touched))?;
+                pending = 0;
+            }
+        }
+    }
+    share.write(&touched)?;
+    Ok(())
+}
+
+type Group = Result<Arc<Vec<(Entry, Decoded)>>, LogError>;
+
+/// Reads until the end, an error, or until somebody does not fold any more.
+fn read(entries: EntryIter, keys: &dyn KeySource, outs: &[mpsc::SyncSender<Group>]) {
+    let send = |group: Group| outs.iter().all(|out| out.send(group.clone()).is_ok());
     let mut group = Vec::with_capacity(GROUP);
     for entry in entries {
         match entry {
@@ -129,16 +164,16 @@ fn read(entries: EntryIter, keys: &dyn KeySource, out: &mpsc::SyncSender<Group>)
                 group.push((entry, record));
             }
             Err(e) => {
-                let _ = out.send(Ok(group)).and_then(|()| out.send(Err(e)));
+                let _ = send(Ok(Arc::new(group))) && send(Err(e));
                 return;
             }
         }
         if group.len() == GROUP {
             let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
-            if out.send(Ok(full)).is_err() {
+            if !send(Ok(Arc::new(full))) {
                 return;
             }
         }
     }
-    let _ = out.send(Ok(group));
+    send(Ok(Arc::new(group)));
 }

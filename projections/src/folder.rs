@@ -92,6 +92,51 @@ pub struct Folder {
     members: Vec<Member>,
 }
 
+/// Some of a folder's members.
+pub(crate) struct Share<'a> {
+    store: &'a Store,
+    members: &'a mut [Member],
+}
+
+impl Share<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// See [`Folder::fold_decoded`].
+    pub fn fold(&mut self, record: &Decoded) {
+        for member in self.members.iter_mut() {
+            member.take(self.store, record.position, &record.header, || record.to_fold());
+        }
+    }
+
+    fn drain(&mut self) -> Result<Vec<(Table, Vec<Change>)>, StoreError> {
+        let mut all = Vec::with_capacity(self.members.len());
+        for member in self.members.iter_mut() {
+            let mut changes = member.overlay.drain();
+            changes.push(member.mark.change()?);
+            all.push((member.mark.table.clone(), changes));
+        }
+        Ok(all)
+    }
+
+    /// See [`Folder::write`].
+    pub fn write(&mut self, touched: &Touched) -> Result<(), StoreError> {
+        let changes = self.drain()?;
+        failpoint::hit("views.before_write");
+        self.store.write(changes.iter().map(|(t, c)| (t, c.as_slice())))?;
+        failpoint::hit("views.after_write");
+        publish(self.members, touched);
+        Ok(())
+    }
+}
+
+fn publish(members: &[Member], touched: &Touched) {
+    for member in members {
+        member.mark.publish(touched);
+    }
+}
+
 /// Why an entry cannot be folded by anyone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FoldError {
@@ -302,9 +347,7 @@ impl Folder {
 
     /// As [`fold_entry`](Self::fold_entry), of a record that is read already.
     pub fn fold_decoded(&mut self, record: &Decoded) {
-        for member in &mut self.members {
-            member.take(&self.store, record.position, &record.header, || record.to_fold());
-        }
+        self.whole().fold(record);
     }
 
     /// As [`fold_decoded`](Self::fold_decoded), with the changes kept in order for [`take_changes`](Self::take_changes).
@@ -350,30 +393,36 @@ impl Folder {
 
     /// What is to be written: the members' rows and checkpoints.
     pub fn drain(&mut self) -> Result<Vec<(Table, Vec<Change>)>, StoreError> {
-        let mut all = Vec::with_capacity(self.members.len());
-        for member in &mut self.members {
-            let mut changes = member.overlay.drain();
-            changes.push(member.mark.change()?);
-            all.push((member.mark.table.clone(), changes));
-        }
-        Ok(all)
+        self.whole().drain()
     }
 
     /// Lets everybody see what was written.
     pub fn publish(&self, touched: &Touched) {
-        for member in &self.members {
-            member.mark.publish(touched);
-        }
+        publish(&self.members, touched);
     }
 
     /// Writes rows and checkpoints as one and lets everybody see them.
     pub fn write(&mut self, touched: &Touched) -> Result<(), StoreError> {
-        let changes = self.drain()?;
-        failpoint::hit("views.before_write");
-        self.store.write(changes.iter().map(|(t, c)| (t, c.as_slice())))?;
-        failpoint::hit("views.after_write");
-        self.publish(touched);
-        Ok(())
+        self.whole().write(touched)
+    }
+
+    fn whole(&mut self) -> Share<'_> {
+        Share {
+            store: &self.store,
+            members: &mut self.members,
+        }
+    }
+
+    /// The members in two shares, to be folded by two threads. No member looks at another's table, and each has a
+    /// checkpoint of its own, so that one share may be ahead of the other.
+    pub(crate) fn shares(&mut self) -> (Share<'_>, Share<'_>) {
+        let half = self.members.len().div_ceil(2);
+        let (first, second) = self.members.split_at_mut(half);
+        let share = |members| Share {
+            store: &self.store,
+            members,
+        };
+        (share(first), share(second))
     }
 
     /// Replaces the table of a projection by another that is equally far. The old member, if there was one.
