@@ -1,6 +1,7 @@
 //! Two writers on one log, each with read models of its own: what one may write, what the other must know.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use gatelog::views::Views;
 use gatelog::writer::{self, Claims, Command, Options, Outcome, Owned, Parts, Request, Running, WriteError};
 use gatelog_events::clock;
+use gatelog_events::codec;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::session;
@@ -16,9 +18,10 @@ use gatelog_events::domain::user::{self, Origin, Register};
 use gatelog_events::domain::{Actor, Rejection, plan::ChangePlan, tenant};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{Partition, TenantId, UserId};
-use gatelog_events::log::EventLog;
 use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use gatelog_events::log::fence::{Fence, Verdict};
 use gatelog_events::log::simulated::{Drive, SimulatedLog, SimulatedOptions};
+use gatelog_events::log::{Entry, EventLog};
 use gatelog_events::seal::{MasterKey, SubjectKey};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreOptions};
@@ -107,13 +110,22 @@ impl Member {
     }
 
     async fn submit(&self, subject: Subject, command: Command) -> Result<Outcome, WriteError> {
+        self.attempt(Uuid::nil(), subject, command).await
+    }
+
+    async fn attempt(
+        &self,
+        correlation_id: Uuid,
+        subject: Subject,
+        command: Command,
+    ) -> Result<Outcome, WriteError> {
         let request = Request {
             tenant: self.tenant.clone(),
             subject,
             partition: None,
             command,
             actor: Actor::System,
-            correlation_id: Uuid::nil(),
+            correlation_id,
             idempotency: None,
             time: None,
             after: None,
@@ -180,6 +192,21 @@ impl Member {
         std::thread::spawn(|| self.running.stop()).join().unwrap();
         store
     }
+}
+
+/// The requests of which something counts in the log.
+fn written(shared: &Shared) -> HashSet<Uuid> {
+    let mut fences: HashMap<_, Fence> = HashMap::new();
+    let mut written = HashSet::new();
+    for entry in shared.log.read_to_end(&[]).unwrap() {
+        let Entry { position: at, record } = entry.unwrap();
+        let fence = fences.entry((at.stream, at.partition)).or_default();
+        if fence.admit(at.offset, &record.header) == Verdict::Commit {
+            let commit = codec::decode(record.header.commit_id, &record.value).unwrap();
+            written.insert(commit.correlation_id);
+        }
+    }
+    written
 }
 
 /// Both stores say what the log says, and so the same.
@@ -273,7 +300,7 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
     let load = {
         let (a, b) = (a.clone(), b.clone());
         tokio::spawn(async move {
-            let mut acknowledged = Vec::new();
+            let (mut acknowledged, mut denied) = (Vec::new(), Vec::new());
             for n in 0..users {
                 let newcomer = a.newcomer(&format!("user.{n}@example.com"));
                 for member in [&a, &b].into_iter().cycle().take(4000) {
@@ -292,8 +319,27 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
                         Err(e) => panic!("{e}"),
                     }
                 }
+                if !acknowledged.last().is_some_and(|(id, _)| *id == newcomer.0) {
+                    continue;
+                }
+                // Who is told that another is the owner tries again there, so it must be true that nothing was written.
+                for member in [&a, &b].into_iter().cycle().take(4000) {
+                    let attempt = Uuid::from_u128(NEXT.fetch_add(1, Ordering::Relaxed).into());
+                    let mistyped = Command::Session(session::Command::FailLogin {
+                        reason: session::FailureReason::WrongPassword,
+                        method: session::LoginMethod::Password,
+                        client: session::Client::default(),
+                    });
+                    match member.attempt(attempt, Subject::User(newcomer.0), mistyped).await {
+                        Ok(_) => break,
+                        Err(WriteError::NotOwner { .. }) => denied.push(attempt),
+                        Err(WriteError::Unavailable { .. }) => {}
+                        Err(e) => panic!("{e}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
             }
-            acknowledged
+            (acknowledged, denied)
         })
     };
     for round in 0..6u16 {
@@ -306,7 +352,17 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
     }
     a.running.writer.own(owned(0..4));
     b.running.writer.own(owned(4..8));
-    let acknowledged = load.await.unwrap();
+    let (acknowledged, denied) = load.await.unwrap();
+    let written = written(&shared);
+    let twice: Vec<_> = denied
+        .iter()
+        .filter(|attempt| written.contains(attempt))
+        .collect();
+    assert!(
+        twice.is_empty(),
+        "said to be another's, and written: {twice:?} of {}",
+        denied.len()
+    );
     assert!(acknowledged.len() > users * 3 / 4, "{}", acknowledged.len());
     for member in [&a, &b] {
         for (id, outcome) in &acknowledged {

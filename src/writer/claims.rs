@@ -118,15 +118,17 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Begins to look, from where the folder goes on.
+    /// Begins to look, from where the folder goes on: where the member goes on that is least far in a partition.
     fn look_for(wanted: HashSet<CommitId>, folder: &Folder, partitions: u16) -> Self {
         let mut fences = HashMap::new();
-        if !wanted.is_empty()
-            && let Some(users) = folder.members().first()
-        {
+        if !wanted.is_empty() {
             for stream in Stream::ALL {
                 for partition in (0..partitions).map(Partition) {
-                    fences.insert((stream, partition), users.mark.progress(stream, partition).fence);
+                    let following = folder.members().iter().filter(|m| m.mark.follows(stream));
+                    let least = following
+                        .map(|m| m.mark.progress(stream, partition))
+                        .min_by_key(|progress| progress.next);
+                    fences.insert((stream, partition), least.unwrap_or_default().fence);
                 }
             }
         }
