@@ -319,7 +319,7 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
                         Err(e) => panic!("{e}"),
                     }
                 }
-                if !acknowledged.last().is_some_and(|(id, _)| *id == newcomer.0) {
+                if acknowledged.last().is_none_or(|(id, _)| *id != newcomer.0) {
                     continue;
                 }
                 // Who is told that another is the owner tries again there, so it must be true that nothing was written.
