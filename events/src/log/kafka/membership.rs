@@ -278,13 +278,13 @@ impl Membership {
         self.refused.clone()
     }
 
-    /// Whether the group has members beside this node, as the brokers say; not if they do not say so in time. Blocks.
+    /// Whether the group may have members beside this node: if the brokers say so, or do not all answer in time. Blocks.
     pub fn has_others(&self) -> bool {
         match self.query.members(&self.group, ASKING) {
             Ok(members) => members > 1,
             Err(e) => {
                 tracing::warn!(error = %e, "who else is in the group of writers is not known");
-                false
+                true
             }
         }
     }
