@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod feeds;
 pub mod http;
 pub mod node;
 pub mod spool;

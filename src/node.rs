@@ -33,6 +33,7 @@ use crate::backend::Backend;
 use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
+use crate::feeds::keys::FeedKeys;
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -123,6 +124,8 @@ pub struct Node {
     pub stopping: AtomicBool,
     pub tokens: Tokens,
     pub refresh_tokens: RefreshTokens,
+    /// What subjects and records are called in each feed.
+    pub feed_keys: FeedKeys,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -225,6 +228,7 @@ impl Started {
             passwords,
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
+            feed_keys: FeedKeys::new(&data.secrets.routing_secret),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::directory::Digest;
+use gatelog_events::domain::feed::HandedOver;
 use gatelog_events::domain::session::{Activity, Session};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
@@ -15,7 +16,9 @@ use gatelog_projections::hot::Hot;
 use gatelog_projections::logins::LoginRow;
 use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::view::View;
-use gatelog_projections::{consents, identifiers, logins, sessions, settings, statistics, timeline, users};
+use gatelog_projections::{
+    changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline, users,
+};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
@@ -128,7 +131,8 @@ impl Views {
         }
     }
 
-    fn applied(&self, projection: &str) -> Option<Arc<Applied>> {
+    /// How far a projection has come, where it serves.
+    pub fn applied(&self, projection: &str) -> Option<Arc<Applied>> {
         let served = self.served.read();
         let of = served.iter().find(|s| s.projection == projection);
         of.map(|s| s.applied.clone())
@@ -230,6 +234,70 @@ impl Views {
         to: i32,
     ) -> Result<Vec<statistics::Day>, StoreError> {
         self.with(statistics::NAME, |v| statistics::days(v, tenant, from, to))
+    }
+
+    /// Up to `limit` users in order of their ids, erased ones too, after `after`.
+    pub fn users(
+        &self,
+        tenant: &TenantId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(UserId, User)>, StoreError> {
+        self.with(users::NAME, |v| users::page(v, tenant, after, limit))
+    }
+
+    /// What happened in a partition from an offset on.
+    pub fn changes(
+        &self,
+        tenant: &TenantId,
+        stream: Stream,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<(Offset, changes::Change)>, StoreError> {
+        self.with(changes::NAME, |v| {
+            changes::changes(v, tenant, stream, partition, from, limit)
+        })
+    }
+
+    /// What was withdrawn in a partition from an offset on.
+    pub fn withdrawals(
+        &self,
+        tenant: &TenantId,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<(Offset, changes::Withdrawal)>, StoreError> {
+        self.with(changes::NAME, |v| {
+            changes::withdrawals(v, tenant, partition, from, limit)
+        })
+    }
+
+    /// When a feed's consumer was told of a withdrawal.
+    pub fn handover(
+        &self,
+        tenant: &TenantId,
+        feed: &str,
+        partition: Partition,
+        withdrawal: &HandedOver,
+    ) -> Result<handovers::Handover, StoreError> {
+        self.with(handovers::NAME, |v| {
+            handovers::get(v, tenant, feed, partition, withdrawal)
+        })
+    }
+
+    /// Withdrawals below `before` that a feed's consumer was told of and has not acknowledged.
+    pub fn unacknowledged(
+        &self,
+        tenant: &TenantId,
+        feed: &str,
+        partition: Partition,
+        before: Offset,
+        limit: usize,
+    ) -> Result<Vec<HandedOver>, StoreError> {
+        self.with(handovers::NAME, |v| {
+            handovers::unacknowledged(v, tenant, feed, partition, before, limit)
+        })
     }
 
     /// A tenant's settings. Kept in memory: every request needs them.

@@ -23,6 +23,7 @@ use uuid::Uuid;
 fn subject_of(event: &Event) -> Subject {
     match event {
         Event::Tenant(_) => Subject::Tenant,
+        Event::Feed(_) => Subject::Nobody,
         _ => Subject::User(ada()),
     }
 }

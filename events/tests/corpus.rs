@@ -30,6 +30,8 @@ use uuid::Uuid;
 const LATEST: &[&str] = &[
     "com.gatelog.consent.granted.v2",
     "com.gatelog.consent.withdrawn.v2",
+    "com.gatelog.feed.withdrawals_acknowledged.v1",
+    "com.gatelog.feed.withdrawals_delivered.v1",
     "com.gatelog.identifier.claimed.v1",
     "com.gatelog.login.failed.v1",
     "com.gatelog.login.locked.v1",
@@ -47,6 +49,8 @@ const LATEST: &[&str] = &[
     "com.gatelog.session.started.v1",
     "com.gatelog.tenant.api_key_created.v1",
     "com.gatelog.tenant.api_key_revoked.v1",
+    "com.gatelog.tenant.feed_defined.v1",
+    "com.gatelog.tenant.feed_retired.v1",
     "com.gatelog.tenant.notice_published.v1",
     "com.gatelog.tenant.plan_defined.v1",
     "com.gatelog.tenant.purpose_defined.v1",
@@ -116,6 +120,7 @@ fn opened(commit: &Commit) -> Value {
 fn to_have() -> Vec<(String, Commit)> {
     let about = |event: &Event| match event {
         Event::Tenant(_) => Subject::Tenant,
+        Event::Feed(_) => Subject::Nobody,
         _ => Subject::User(ada()),
     };
     let single = |event: Event| (format!("{}.1", event.type_name()), commit(about(&event), [event]));

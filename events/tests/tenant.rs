@@ -167,6 +167,73 @@ fn an_api_key_is_created_once_and_revoked_once() {
         .then_rejected(Rejection::ApiKeyExists);
 }
 
+fn feed(purpose: Option<&str>, fields: &[&str]) -> Event {
+    TenantEvent::FeedDefined(feed_defined(purpose, fields)).into()
+}
+
+fn define_feed(purpose: Option<&str>, fields: &[&str]) -> Command {
+    Command::DefineFeed(feed_defined(purpose, fields))
+}
+
+#[test]
+fn a_feed_is_defined_in_versions() {
+    given([purpose("Questions")])
+        .when(define_feed(Some("surveys"), &["email"]))
+        .then([feed(Some("surveys"), &["email"])]);
+    given([purpose("Questions"), feed(Some("surveys"), &["email"])])
+        .when(define_feed(Some("surveys"), &["email"]))
+        .then_nothing();
+    given([purpose("Questions"), feed(Some("surveys"), &["email"])])
+        .when(define_feed(Some("surveys"), &["email", "plan"]))
+        .then([feed(Some("surveys"), &["email", "plan"])]);
+    let mut settings = Settings::default();
+    for (fields, sequence) in [(&["plan"][..], 1), (&["plan", "locale"], 2)] {
+        let event = TenantEvent::FeedDefined(feed_defined(None, fields));
+        settings.evolve(&event, support::NOON, sequence);
+    }
+    let feed = &settings.feeds["marketing"];
+    assert_eq!(feed.newest(), 2);
+    assert_eq!(feed.version(1).unwrap().definition.fields.len(), 1);
+    assert!(feed.version(0).is_none() && feed.version(3).is_none());
+}
+
+#[test]
+fn a_feed_that_could_say_too_much_is_refused() {
+    given([])
+        .when(define_feed(Some("surveys"), &["email"]))
+        .then_rejected(Rejection::UnknownFeedPurpose("surveys".into()));
+    given([])
+        .when(define_feed(None, &["plan", "given_name"]))
+        .then_rejected(Rejection::FeedNeedsPurpose("given_name".parse().unwrap()));
+    given([])
+        .when(define_feed(None, &["plan"]))
+        .then([feed(None, &["plan"])]);
+    for kind in ["user.erased", "tenant.api_key_created", "plan.upgraded.v1", ""] {
+        let mut wish = feed_defined(None, &["plan"]);
+        wish.definition.events = [kind.to_owned()].into();
+        given([])
+            .when(Command::DefineFeed(wish))
+            .then_rejected(Rejection::UnknownFeedEvent(kind.into()));
+    }
+}
+
+#[test]
+fn a_feed_is_retired_once_and_can_come_back() {
+    let retire = || Command::RetireFeed {
+        name: "marketing".into(),
+    };
+    given([]).when(retire()).then_rejected(Rejection::FeedNotFound);
+    given([feed(None, &["plan"])])
+        .when(retire())
+        .then([feed_retired()]);
+    given([feed(None, &["plan"]), feed_retired()])
+        .when(retire())
+        .then_nothing();
+    given([feed(None, &["plan"]), feed_retired()])
+        .when(define_feed(None, &["plan"]))
+        .then([feed(None, &["plan"])]);
+}
+
 #[test]
 fn without_plans_there_is_no_default() {
     assert_eq!(Settings::default().default_plan(), "");

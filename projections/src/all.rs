@@ -5,7 +5,10 @@ use std::sync::Arc;
 use gatelog_events::directory::Directory;
 
 use crate::projection::Projection;
-use crate::{answers, consents, identifiers, logins, sessions, settings, statistics, timeline, users};
+use crate::{
+    answers, changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline,
+    users,
+};
 
 /// All projections, in a fixed order.
 pub fn all(directory: &Arc<Directory>) -> Vec<Arc<dyn Projection>> {
@@ -23,5 +26,7 @@ pub fn all(directory: &Arc<Directory>) -> Vec<Arc<dyn Projection>> {
         Arc::new(consents::Consents),
         Arc::new(timeline::Timeline),
         Arc::new(statistics::Statistics),
+        Arc::new(changes::Changes),
+        Arc::new(handovers::Handovers),
     ]
 }

@@ -79,6 +79,11 @@ impl Applied {
         self.moved.notify_waiters();
     }
 
+    /// Completes when more is folded after the call. Enabled before looking, it misses nothing.
+    pub fn moved(&self) -> tokio::sync::futures::Notified<'_> {
+        self.moved.notified()
+    }
+
     pub fn stop(&self, at: Stopped) {
         self.stopped
             .write()

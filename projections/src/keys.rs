@@ -40,10 +40,18 @@ pub enum KeyKind {
     ActiveOn,
     /// What a user counts for in the running totals.
     Counted,
+    /// What happened to a user, in the log's order.
+    Change,
+    /// What ended somebody's consent or account, in the log's order.
+    Withdrawal,
+    /// When a feed's consumer was told of a withdrawal.
+    Handover,
+    /// A withdrawal that a consumer was told of and has not acknowledged.
+    Unacknowledged,
 }
 
 impl KeyKind {
-    pub const ALL: [KeyKind; 17] = [
+    pub const ALL: [KeyKind; 21] = [
         KeyKind::Checkpoint,
         KeyKind::Active,
         KeyKind::User,
@@ -61,6 +69,10 @@ impl KeyKind {
         KeyKind::Counter,
         KeyKind::ActiveOn,
         KeyKind::Counted,
+        KeyKind::Change,
+        KeyKind::Withdrawal,
+        KeyKind::Handover,
+        KeyKind::Unacknowledged,
     ];
 
     pub const fn bytes(self) -> [u8; 2] {
@@ -82,6 +94,10 @@ impl KeyKind {
             KeyKind::Counter => b"SC",
             KeyKind::ActiveOn => b"SD",
             KeyKind::Counted => b"SU",
+            KeyKind::Change => b"FC",
+            KeyKind::Withdrawal => b"FW",
+            KeyKind::Handover => b"FH",
+            KeyKind::Unacknowledged => b"FU",
         }
     }
 }
@@ -144,7 +160,7 @@ mod tests {
         let all: Vec<_> = KeyKind::ALL.iter().map(|k| k.bytes()).collect();
         assert_eq!(
             all.concat(),
-            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSU",
+            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSUFCFWFHFU",
             "the bytes of a kind never change; a new kind gets new bytes at the end"
         );
         for (i, a) in all.iter().enumerate() {

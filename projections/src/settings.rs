@@ -21,7 +21,8 @@ impl Projection for TenantSettings {
     }
 
     fn version(&self) -> u32 {
-        1
+        // 2: feeds.
+        2
     }
 
     fn streams(&self) -> &'static [Stream] {

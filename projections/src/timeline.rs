@@ -128,7 +128,7 @@ fn details(event: &Event) -> Vec<(Cow<'static, str>, String)> {
             out.extend(c.reason.clone().map(|r| ("reason", r)));
         }
         Event::Session(s) => session(s, &mut out),
-        Event::Identifier(_) | Event::Tenant(_) => {}
+        Event::Identifier(_) | Event::Tenant(_) | Event::Feed(_) => {}
     }
     out.into_iter().map(|(k, v)| (k.into(), v)).collect()
 }

@@ -81,6 +81,26 @@ pub fn forget(hot: &Hot<User>, tenant: &TenantId, user: UserId) {
     hot.forget(&user_key(tenant, user));
 }
 
+/// Up to `limit` users in order of their ids, erased ones too, after `after`.
+pub fn page(
+    view: View<'_>,
+    tenant: &TenantId,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<Vec<(UserId, User)>, StoreError> {
+    let prefix = key(KeyKind::User, tenant).done();
+    let mut from = prefix.to_vec();
+    if let Some(after) = after {
+        from.extend_from_slice(after.as_bytes());
+        from.push(0);
+    }
+    let rows = view.page::<User>(&prefix, &from, limit)?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(row, user)| Some((tenant_and_user(&row)?.1, user)))
+        .collect())
+}
+
 /// Everyone who was ever erased, of all tenants.
 pub fn erased(view: View<'_>) -> Result<Vec<(TenantId, UserId)>, StoreError> {
     let prefix = KeyKind::Erased.bytes();

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use super::{NoRandomness, random};
 
+/// The scope to follow one feed: this, and the feed's name.
+pub const ONE_FEED: &str = "feeds:read:";
+
 const PREFIX: &str = "glk_";
 const ID_LEN: usize = 32;
 const SECRET_LEN: usize = 43;
@@ -55,13 +58,22 @@ scopes! {
     SessionsWrite = "sessions:write",
     /// Register users without the limits that visitors have.
     RegistrationsWrite = "registrations:write",
+    /// Follow all feeds; `feeds:read:` and a name is for one.
+    FeedsRead = "feeds:read",
+    /// Define and retire feeds.
+    FeedsWrite = "feeds:write",
+    /// See who was told of which withdrawal when.
+    FeedsAudit = "feeds:audit",
     /// Everything, also what is added later.
     All = "*",
 }
 
 impl Scope {
-    /// The scope of this name.
+    /// The scope of this name. That for one feed is part of that for all.
     pub fn parse(name: &str) -> Option<Scope> {
+        if name.strip_prefix(ONE_FEED).is_some_and(|feed| !feed.is_empty()) {
+            return Some(Scope::FeedsRead);
+        }
         Self::ALL.iter().copied().find(|s| s.name() == name)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatelog_events::domain::{Rejection, consent, plan, session, tenant, user};
+use gatelog_events::domain::{Rejection, consent, feed, plan, session, tenant, user};
 use gatelog_events::log::LogError;
 use gatelog_events::seal::KeySourceError;
 use gatelog_projections::applied::Behind;
@@ -173,6 +173,28 @@ impl From<tenant::Rejection> for Problem {
             tenant::Rejection::ApiKeyNotFound => {
                 Problem::new(Kind::ApiKeyNotFound, "Check the id; GET /v1/api-keys lists them.")
             }
+            tenant::Rejection::FeedNotFound => {
+                Problem::new(Kind::FeedNotFound, "Check the name; GET /v1/feeds lists them.")
+            }
+            tenant::Rejection::UnknownFeedPurpose(_) => Problem::new(
+                Kind::UnknownPurpose,
+                "Use one of GET /v1/settings/purposes, or define it with PUT /v1/settings/purposes/{purpose}.",
+            )
+            .field("purpose", "It is not defined."),
+            tenant::Rejection::FeedNeedsPurpose(field) => Problem::new(
+                Kind::FeedNeedsPurpose,
+                "Name the purpose whose consent gates the feed, or leave the fields out that tell who somebody is.",
+            )
+            .field("purpose", format!("The field {field} needs one.")),
+            tenant::Rejection::UnknownFeedEvent(_) => Problem::new(
+                Kind::InvalidInput,
+                "Correct the fields named in `errors`; /docs describes them.",
+            )
+            .field("events", format!("Use any of {}.", feed::kinds().collect::<Vec<_>>().join(", "))),
+            tenant::Rejection::TooManyFeedVersions => Problem::new(
+                Kind::TooManyFeedVersions,
+                "All versions of a feed are kept. Define another feed instead.",
+            ),
         }
     }
 }

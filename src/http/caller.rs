@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use super::app::App;
 use super::ask::caught_up;
-use crate::auth::api_keys::{Presented, Scope};
+use crate::auth::api_keys::{ONE_FEED, Presented, Scope};
 use crate::error::{Kind, Problem, invalid_token};
 
 /// Who calls.
@@ -68,6 +68,27 @@ impl Caller {
             Caller::User { user, .. } if *user == on => Ok(()),
             Caller::User { .. } => Err(user::Rejection::NotFound.into()),
             _ => self.needs(scope),
+        }
+    }
+
+    /// Only for API keys that may follow this feed.
+    pub fn follows(&self, feed: &str) -> Result<(), Problem> {
+        if let Caller::ApiKey { id, settings } = self
+            && let Some(key) = settings.api_keys.get(id)
+            && key.scopes.contains(&format!("{ONE_FEED}{feed}"))
+        {
+            return Ok(());
+        }
+        self.needs(Scope::FeedsRead)
+    }
+
+    /// For those who stay: refuses an API key that was revoked since.
+    pub fn is_still(&self, settings: &Settings) -> Result<(), Problem> {
+        match self {
+            Caller::ApiKey { id, .. } if settings.api_keys.get(id).is_none_or(|k| k.revoked_at.is_some()) => {
+                Err(invalid_token())
+            }
+            _ => Ok(()),
         }
     }
 

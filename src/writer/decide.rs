@@ -7,7 +7,7 @@ use gatelog_events::commit::{Commit, Subject};
 use gatelog_events::domain::session::{self, Standing};
 use gatelog_events::domain::tenant::{self, Settings};
 use gatelog_events::domain::user::{self, User};
-use gatelog_events::domain::{Context, Event, identifier};
+use gatelog_events::domain::{Context, Event, feed, identifier};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{CommitId, Partition, Stream, TenantId, UserId};
 use gatelog_events::seal::{KeySource, KeyStatus, SubjectKey};
@@ -88,6 +88,12 @@ impl Decider {
                     now,
                 )
                 .map_err(rejected)?,
+            },
+            (Command::Feed(command), Subject::Nobody) => Decision {
+                stream,
+                partition,
+                version: None,
+                events: feed::decide(command.clone()),
             },
             (Command::Tenant(command), Subject::Tenant) => {
                 let settings = self.settings(&request.tenant)?;

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::{Commit, Subject};
-use gatelog_events::domain::{Actor, Rejection, session, tenant, user};
+use gatelog_events::domain::{Actor, Rejection, feed, session, tenant, user};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{CommitId, Partition, Position, Stream, TenantId};
 use gatelog_projections::answers::Answer;
@@ -52,6 +52,8 @@ pub enum Command {
     Claim(Email),
     Session(session::Command),
     Tenant(tenant::Command),
+    /// About nobody: what was handed over by a feed, said in the partition of what was withdrawn.
+    Feed(feed::Command),
 }
 
 /// A key that makes a retry harmless.

@@ -13,7 +13,7 @@ pub(crate) fn place(
     n: u16,
 ) -> Result<(Stream, Partition), WriteError> {
     let stream = match &request.command {
-        Command::Session(_) => Stream::Activity,
+        Command::Session(_) | Command::Feed(_) => Stream::Activity,
         Command::User(_) | Command::Claim(_) | Command::Tenant(_) => Stream::Identity,
     };
     let partition = match (&request.command, request.subject) {

@@ -11,8 +11,10 @@
 //! | identifier | identity | [`identifier`] |
 //! | tenant | identity | [`tenant`] |
 //! | activity (one per user) | activity | [`session`] |
+//! | none: what feeds handed over | activity | [`feed`] |
 
 pub mod consent;
+pub mod feed;
 pub mod identifier;
 pub mod plan;
 pub mod profile;
@@ -122,6 +124,7 @@ pub enum Event {
     Identifier(identifier::IdentifierEvent),
     Session(session::SessionEvent),
     Tenant(tenant::TenantEvent),
+    Feed(feed::FeedEvent),
 }
 
 macro_rules! each_family {
@@ -133,6 +136,7 @@ macro_rules! each_family {
             Event::Identifier($e) => $do,
             Event::Session($e) => $do,
             Event::Tenant($e) => $do,
+            Event::Feed($e) => $do,
         }
     };
 }
@@ -159,6 +163,7 @@ impl Event {
             identifier::IdentifierEvent::schemas(),
             session::SessionEvent::schemas(),
             tenant::TenantEvent::schemas(),
+            feed::FeedEvent::schemas(),
         ]
         .concat()
     }
@@ -174,6 +179,7 @@ impl Event {
                 identifier::IdentifierEvent::decode(type_name, data).map(|r| r.map(Event::Identifier))
             })
             .or_else(|| tenant::TenantEvent::decode(type_name, data).map(|r| r.map(Event::Tenant)))
+            .or_else(|| feed::FeedEvent::decode(type_name, data).map(|r| r.map(Event::Feed)))
     }
 }
 
@@ -198,7 +204,8 @@ into_event!(
     Plan(plan::PlanEvent),
     Identifier(identifier::IdentifierEvent),
     Session(session::SessionEvent),
-    Tenant(tenant::TenantEvent)
+    Tenant(tenant::TenantEvent),
+    Feed(feed::FeedEvent)
 );
 
 /// Why a command was refused. Each is a problem type of its own towards callers.

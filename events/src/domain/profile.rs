@@ -33,6 +33,26 @@ pub enum ProfileField {
 }
 
 impl ProfileField {
+    /// Every field.
+    pub const ALL: [ProfileField; 16] = [
+        ProfileField::GivenName,
+        ProfileField::FamilyName,
+        ProfileField::MiddleName,
+        ProfileField::Nickname,
+        ProfileField::Gender,
+        ProfileField::Birthdate,
+        ProfileField::PhoneNumber,
+        ProfileField::StreetAddress,
+        ProfileField::Locality,
+        ProfileField::Region,
+        ProfileField::PostalCode,
+        ProfileField::Country,
+        ProfileField::Zoneinfo,
+        ProfileField::Website,
+        ProfileField::Company,
+        ProfileField::JobTitle,
+    ];
+
     /// The field's name in JSON.
     pub const fn name(self) -> &'static str {
         match self {

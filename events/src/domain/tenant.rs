@@ -1,10 +1,11 @@
-//! A tenant's settings: its catalogue of plans, its purposes and notices, its API keys.
+//! A tenant's settings: its catalogue of plans, its purposes and notices, its API keys, its feeds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::consent::NoticeRef;
+use super::feed::{self, Definition, Feed};
 use super::{Event, Payload, events};
 use crate::clock::Timestamp;
 use crate::ids::ApiKeyId;
@@ -17,6 +18,8 @@ events! {
         NoticePublished(NoticePublished) = "com.gatelog.tenant.notice_published.v1",
         ApiKeyCreated(ApiKeyCreated) = "com.gatelog.tenant.api_key_created.v1",
         ApiKeyRevoked(ApiKeyRevoked) = "com.gatelog.tenant.api_key_revoked.v1",
+        FeedDefined(FeedDefined) = "com.gatelog.tenant.feed_defined.v1",
+        FeedRetired(FeedRetired) = "com.gatelog.tenant.feed_retired.v1",
     }
 }
 
@@ -62,11 +65,27 @@ pub struct ApiKeyRevoked {
     pub key_id: ApiKeyId,
 }
 
+/// A new version of a feed. Older versions stay, so that consumers move when they choose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct FeedDefined {
+    pub name: String,
+    #[serde(flatten)]
+    pub definition: Definition,
+}
+
+/// Nothing leaves by the feed any more, until it is defined anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct FeedRetired {
+    pub name: String,
+}
+
 impl Payload for PlanDefined {}
 impl Payload for PurposeDefined {}
 impl Payload for NoticePublished {}
 impl Payload for ApiKeyCreated {}
 impl Payload for ApiKeyRevoked {}
+impl Payload for FeedDefined {}
+impl Payload for FeedRetired {}
 
 /// A plan in the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +121,7 @@ pub struct Settings {
     /// Notice id → (version, language) → notice.
     pub notices: BTreeMap<String, BTreeMap<(String, String), Notice>>,
     pub api_keys: BTreeMap<ApiKeyId, ApiKey>,
+    pub feeds: BTreeMap<String, Feed>,
 }
 
 impl Settings {
@@ -160,6 +180,19 @@ impl Settings {
                     key.revoked_at = Some(time);
                 }
             }
+            TenantEvent::FeedDefined(e) => {
+                let feed = self.feeds.entry(e.name.clone()).or_default();
+                feed.retired_at = None;
+                feed.versions.push(feed::Version {
+                    definition: e.definition.clone(),
+                    defined_at: time,
+                });
+            }
+            TenantEvent::FeedRetired(e) => {
+                if let Some(feed) = self.feeds.get_mut(&e.name) {
+                    feed.retired_at = Some(time);
+                }
+            }
         }
     }
 }
@@ -176,6 +209,10 @@ pub enum Command {
     CreateApiKey(ApiKeyCreated),
     RevokeApiKey {
         key_id: ApiKeyId,
+    },
+    DefineFeed(FeedDefined),
+    RetireFeed {
+        name: String,
     },
 }
 
@@ -195,6 +232,16 @@ pub enum Rejection {
     ApiKeyExists,
     #[error("there is no such API key")]
     ApiKeyNotFound,
+    #[error("there is no feed of this name")]
+    FeedNotFound,
+    #[error("there is no purpose {0:?} that could gate the feed")]
+    UnknownFeedPurpose(String),
+    #[error("{0} tells who somebody is, so the feed needs a purpose whose consent gates it")]
+    FeedNeedsPurpose(feed::Field),
+    #[error("there is no kind of event {0:?} that a feed may name")]
+    UnknownFeedEvent(String),
+    #[error("the feed has {MAX_FEED_VERSIONS} versions, and no more are kept: define another feed")]
+    TooManyFeedVersions,
 }
 
 /// Decides on a change of settings. What is so already is no event.
@@ -224,7 +271,49 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
                 TenantEvent::ApiKeyRevoked(ApiKeyRevoked { key_id }),
             )),
         },
+        Command::DefineFeed(e) => define_feed(settings, e),
+        Command::RetireFeed { name } => match settings.feeds.get(&name) {
+            None => Err(Rejection::FeedNotFound),
+            Some(feed) => Ok(unless(
+                feed.retired_at.is_some(),
+                TenantEvent::FeedRetired(FeedRetired { name }),
+            )),
+        },
     }
+}
+
+/// Versions of a feed, at the most: all are kept with the settings.
+pub const MAX_FEED_VERSIONS: usize = 1000;
+
+fn define_feed(settings: &Settings, e: FeedDefined) -> Result<Vec<Event>, Rejection> {
+    let definition = &e.definition;
+    match &definition.purpose {
+        Some(purpose) if !settings.purposes.contains_key(purpose) => {
+            return Err(Rejection::UnknownFeedPurpose(purpose.clone()));
+        }
+        Some(_) => {}
+        None => {
+            if let Some(field) = definition.fields.iter().find(|f| f.is_personal()) {
+                return Err(Rejection::FeedNeedsPurpose(*field));
+            }
+        }
+    }
+    if let Some(unknown) = definition
+        .events
+        .iter()
+        .find(|name| !feed::kinds().any(|kind| kind == *name))
+    {
+        return Err(Rejection::UnknownFeedEvent(unknown.clone()));
+    }
+    let known = settings.feeds.get(&e.name);
+    if known.is_some_and(|feed| feed.versions.len() >= MAX_FEED_VERSIONS) {
+        return Err(Rejection::TooManyFeedVersions);
+    }
+    let same = known.is_some_and(|feed| {
+        let newest = feed.versions.last();
+        feed.retired_at.is_none() && newest.is_some_and(|v| v.definition == *definition)
+    });
+    Ok(unless(same, TenantEvent::FeedDefined(e)))
 }
 
 fn unless(nothing_changes: bool, event: TenantEvent) -> Vec<Event> {

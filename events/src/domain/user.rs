@@ -201,7 +201,7 @@ impl User {
             Event::User(e) => self.evolve_user(e, time),
             Event::Consent(e) => self.evolve_consent(e, time),
             Event::Plan(e) => self.plan = Some(PlanState::after(e, self.plan.take())),
-            Event::Identifier(_) | Event::Session(_) | Event::Tenant(_) => return,
+            Event::Identifier(_) | Event::Session(_) | Event::Tenant(_) | Event::Feed(_) => return,
         }
         self.version = sequence;
     }

@@ -4,6 +4,7 @@ use gatelog_events::domain::Event;
 use gatelog_events::domain::consent::{
     ConsentChange, ConsentEvent, Evidence, LawfulBasis, Method, NoticeRef, SetConsent,
 };
+use gatelog_events::domain::feed::{Definition, FeedEvent, HandedOver, Handover};
 use gatelog_events::domain::identifier::{Address, Claimed, IdentifierEvent};
 use gatelog_events::domain::plan::{PlanChange, PlanEvent};
 use gatelog_events::domain::profile::{Profile, ProfilePatch};
@@ -12,13 +13,14 @@ use gatelog_events::domain::session::{
     SessionEvent, Started, Unlocked,
 };
 use gatelog_events::domain::tenant::{
-    ApiKeyCreated, ApiKeyRevoked, NoticePublished, PlanDefined, PurposeDefined, TenantEvent,
+    ApiKeyCreated, ApiKeyRevoked, FeedDefined, FeedRetired, NoticePublished, PlanDefined, PurposeDefined,
+    TenantEvent,
 };
 use gatelog_events::domain::user::{
     EmailChanged, EmailVerified, NewEmail, Origin, PasswordHash, PasswordReason, PasswordSet, Person,
     ProfileChanged, ProfileUpdate, Registered, RoleChange, StatusChange, UserEvent, Verification,
 };
-use gatelog_events::ids::ApiKeyId;
+use gatelog_events::ids::{ApiKeyId, EventId};
 use uuid::Uuid;
 
 use super::{NOON, at, email, session_id};
@@ -284,6 +286,35 @@ pub fn api_key_revoked() -> Event {
 }
 
 /// One event of every type, in its latest version.
+pub fn feed_defined(purpose: Option<&str>, fields: &[&str]) -> FeedDefined {
+    FeedDefined {
+        name: "marketing".into(),
+        definition: Definition {
+            description: None,
+            purpose: purpose.map(Into::into),
+            fields: fields.iter().map(|f| f.parse().expect("a field")).collect(),
+            events: ["plan.upgraded".to_owned()].into(),
+        },
+    }
+}
+
+pub fn feed_retired() -> Event {
+    TenantEvent::FeedRetired(FeedRetired {
+        name: "marketing".into(),
+    })
+    .into()
+}
+
+pub fn handover() -> Handover {
+    Handover {
+        feed: "marketing".into(),
+        withdrawals: vec![HandedOver {
+            event_id: EventId(Uuid::from_u128(0x77)),
+            offset: 41,
+        }],
+    }
+}
+
 pub fn one_of_each() -> Vec<Event> {
     let plan = |kind: fn(PlanChange) -> PlanEvent| -> Event {
         let reason = Some("asked by phone".to_owned());
@@ -329,5 +360,9 @@ pub fn one_of_each() -> Vec<Event> {
         TenantEvent::NoticePublished(notice("1", "Wir schreiben Ihnen.")).into(),
         TenantEvent::ApiKeyCreated(api_key()).into(),
         api_key_revoked(),
+        TenantEvent::FeedDefined(feed_defined(Some("newsletter"), &["email", "plan"])).into(),
+        feed_retired(),
+        FeedEvent::WithdrawalsDelivered(handover()).into(),
+        FeedEvent::WithdrawalsAcknowledged(handover()).into(),
     ]
 }

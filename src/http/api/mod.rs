@@ -2,6 +2,9 @@
 
 pub mod api_keys;
 pub mod consents;
+pub mod feed_events;
+pub mod feed_withdrawals;
+pub mod feeds;
 pub mod logins;
 pub mod passwords;
 pub mod plans;

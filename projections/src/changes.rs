@@ -1,0 +1,190 @@
+//! `changes`: what feeds follow. Everything that happened to users, in the log's order, and apart from it what ended
+//! somebody's consent or account, so that it can be told before anything else. Facts only; nothing personal.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use gatelog_events::clock::Timestamp;
+use gatelog_events::domain::consent::ConsentEvent;
+use gatelog_events::domain::user::UserEvent;
+use gatelog_events::domain::{Event, feed};
+use gatelog_events::ids::{EventId, Offset, Partition, Stream, TenantId, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{KeyBuilder, KeyKind, key};
+use crate::projection::{Located, Projection};
+use crate::store::StoreError;
+use crate::view::{FoldView, View};
+
+/// The projection.
+#[derive(Debug, Default)]
+pub struct Changes;
+
+pub const NAME: &str = "changes";
+
+/// What one commit changed for one user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub user: UserId,
+    pub events: Vec<Happened>,
+}
+
+/// One event of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    pub id: EventId,
+    /// As feeds name it, such as `plan.upgraded`.
+    pub kind: Cow<'static, str>,
+    pub time: Timestamp,
+    pub sequence: u64,
+    /// The purpose, where it is about a consent.
+    pub purpose: Option<String>,
+}
+
+/// What ended somebody's consent or account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    pub user: UserId,
+    pub id: EventId,
+    pub time: Timestamp,
+    pub sequence: u64,
+    pub cause: Cause,
+}
+
+/// Why somebody must not be told of any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// The consent to this purpose was withdrawn.
+    Purpose(String),
+    Disabled,
+    Erased,
+}
+
+impl Projection for Changes {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn streams(&self) -> &'static [Stream] {
+        &[Stream::Identity, Stream::Activity]
+    }
+
+    fn apply(&self, rows: &mut FoldView<'_>, at: Located<'_>) -> Result<(), StoreError> {
+        let Some(user) = at.commit.subject.user() else {
+            return Ok(());
+        };
+        let tenant = &at.commit.tenant;
+        let position = at.position;
+        let mut events = Vec::with_capacity(at.commit.events.len());
+        // Two withdrawals of one commit share its offset, so their number tells them apart.
+        let mut withdrawals = 0;
+        for e in &at.commit.events {
+            if let Some(cause) = cause(&e.event) {
+                let row = withdrawals_of(tenant, position.partition)
+                    .u64(position.offset)
+                    .u16(withdrawals)
+                    .done();
+                withdrawals += 1;
+                let withdrawal = Withdrawal {
+                    user,
+                    id: e.id,
+                    time: e.time,
+                    sequence: e.sequence,
+                    cause,
+                };
+                rows.put(row, &withdrawal)?;
+            }
+            if let Event::Identifier(_) | Event::Tenant(_) | Event::Feed(_) = e.event {
+                continue;
+            }
+            events.push(Happened {
+                id: e.id,
+                kind: feed::kind(e.event.type_name()).into(),
+                time: e.time,
+                sequence: e.sequence,
+                purpose: purpose(&e.event).map(str::to_owned),
+            });
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        let row = changes_of(tenant, position.stream, position.partition)
+            .u64(position.offset)
+            .done();
+        rows.put(row, &Change { user, events })
+    }
+}
+
+fn purpose(event: &Event) -> Option<&str> {
+    match event {
+        Event::Consent(ConsentEvent::Granted(c) | ConsentEvent::Withdrawn(c)) => Some(&c.purpose),
+        _ => None,
+    }
+}
+
+fn cause(event: &Event) -> Option<Cause> {
+    match event {
+        Event::Consent(ConsentEvent::Withdrawn(c)) => Some(Cause::Purpose(c.purpose.clone())),
+        Event::User(UserEvent::Disabled(_)) => Some(Cause::Disabled),
+        Event::User(UserEvent::Erased(_)) => Some(Cause::Erased),
+        _ => None,
+    }
+}
+
+fn changes_of(tenant: &TenantId, stream: Stream, partition: Partition) -> KeyBuilder {
+    key(KeyKind::Change, tenant)
+        .fixed(&[stream.code()])
+        .u16(partition.0)
+}
+
+fn withdrawals_of(tenant: &TenantId, partition: Partition) -> KeyBuilder {
+    key(KeyKind::Withdrawal, tenant).u16(partition.0)
+}
+
+/// Changes of one partition from `from` on, each with its offset, in order.
+pub fn changes(
+    view: View<'_>,
+    tenant: &TenantId,
+    stream: Stream,
+    partition: Partition,
+    from: Offset,
+    limit: usize,
+) -> Result<Vec<(Offset, Change)>, StoreError> {
+    let prefix = changes_of(tenant, stream, partition).done();
+    let start = changes_of(tenant, stream, partition).u64(from).done();
+    rows(view, &prefix, &start, limit)
+}
+
+/// Withdrawals of one partition from `from` on, each with its offset, in order.
+pub fn withdrawals(
+    view: View<'_>,
+    tenant: &TenantId,
+    partition: Partition,
+    from: Offset,
+    limit: usize,
+) -> Result<Vec<(Offset, Withdrawal)>, StoreError> {
+    let prefix = withdrawals_of(tenant, partition).done();
+    let start = withdrawals_of(tenant, partition).u64(from).done();
+    rows(view, &prefix, &start, limit)
+}
+
+fn rows<T: serde::de::DeserializeOwned>(
+    view: View<'_>,
+    prefix: &Bytes,
+    start: &Bytes,
+    limit: usize,
+) -> Result<Vec<(Offset, T)>, StoreError> {
+    let rows = view.page::<T>(prefix, start, limit)?;
+    let offset = |key: &Bytes| {
+        let bytes = key.get(prefix.len()..prefix.len() + 8)?;
+        Some(Offset::from_be_bytes(bytes.try_into().ok()?))
+    };
+    Ok(rows
+        .into_iter()
+        .filter_map(|(key, row)| Some((offset(&key)?, row)))
+        .collect())
+}

@@ -1,0 +1,131 @@
+//! Where a consumer stands. Opaque, sealed, and good only for the feed that gave it out.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatelog_events::ids::{Offset, UserId};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::keys::{FeedKeys, Scope};
+
+/// The form of the bytes; another one gets another number.
+const FORM: u8 = 1;
+const TAG: usize = 16;
+/// Longest text that is looked at: some 1,000 partitions.
+const MAX_TEXT: usize = 32 * 1024;
+
+/// How far a consumer has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The version of the feed whose records it takes.
+    pub version: u32,
+    /// While the present state of everyone is handed over.
+    pub snapshot: Option<Snapshot>,
+    /// The partition with which the next batch begins, so that none waits for ever.
+    pub turn: u16,
+    /// One per partition.
+    pub lanes: Vec<Lane>,
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The last user who was looked at; none at the beginning.
+    pub after: Option<UserId>,
+}
+
+/// How far one partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lane {
+    /// Next offset of the identity stream.
+    pub identity: Offset,
+    /// Next offset of the activity stream.
+    pub activity: Offset,
+    /// Next offset of the identity stream from which withdrawals have not been told; never below `identity`.
+    pub withdrawals: Offset,
+}
+
+/// The text is no cursor of this feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is not a cursor of this feed")]
+pub struct NotACursor;
+
+impl Cursor {
+    /// Its text.
+    pub fn seal(&self, keys: &FeedKeys, scope: Scope<'_>) -> String {
+        // A serializer into a growing vector cannot fail on such a plain type.
+        let mut bytes = postcard::to_extend(self, vec![FORM]).unwrap_or_default();
+        let tag = keys.seal(scope, &bytes);
+        bytes.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a text that [`seal`](Self::seal) gave for the same feed. The number of partitions never changes.
+    pub fn open(text: &str, keys: &FeedKeys, scope: Scope<'_>, partitions: u16) -> Result<Self, NotACursor> {
+        if text.len() > MAX_TEXT {
+            return Err(NotACursor);
+        }
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| NotACursor)?;
+        let at = bytes.len().checked_sub(TAG).ok_or(NotACursor)?;
+        let given = bytes.split_off(at);
+        if !bool::from(keys.seal(scope, &bytes).ct_eq(&given)) {
+            return Err(NotACursor);
+        }
+        match bytes.split_first() {
+            Some((&FORM, rest)) => postcard::from_bytes::<Self>(rest)
+                .ok()
+                .filter(|c| c.lanes.len() == usize::from(partitions))
+                .ok_or(NotACursor),
+            _ => Err(NotACursor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::secrets::Secret;
+    use gatelog_events::ids::TenantId;
+
+    fn cursor(partitions: u16) -> Cursor {
+        let lane = |n: u16| Lane {
+            identity: u64::from(n) * 1000,
+            activity: 7,
+            withdrawals: u64::from(n) * 1001,
+        };
+        Cursor {
+            version: 3,
+            snapshot: Some(Snapshot {
+                after: Some(UserId(uuid::Uuid::from_u128(9))),
+            }),
+            turn: 1,
+            lanes: (0..partitions).map(lane).collect(),
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_good_for_its_feed_only_and_not_to_be_altered() {
+        let keys = FeedKeys::new(&Secret::new([1; 32]));
+        let others = FeedKeys::new(&Secret::new([2; 32]));
+        let tenant = TenantId::default();
+        let scope = |feed| Scope {
+            tenant: &tenant,
+            feed,
+        };
+        let text = cursor(64).seal(&keys, scope("marketing"));
+        assert!(text.len() < 1200, "{}", text.len());
+        let open = |text: &str, keys, feed, n| Cursor::open(text, keys, scope(feed), n);
+        assert_eq!(open(&text, &keys, "marketing", 64), Ok(cursor(64)));
+        assert_eq!(open(&text, &keys, "sales", 64), Err(NotACursor));
+        assert_eq!(open(&text, &others, "marketing", 64), Err(NotACursor));
+        assert_eq!(open(&text, &keys, "marketing", 8), Err(NotACursor));
+        for (i, c) in text.char_indices() {
+            let mut altered = text.clone();
+            altered.replace_range(i..=i, if c == 'A' { "B" } else { "A" });
+            assert_eq!(open(&altered, &keys, "marketing", 64), Err(NotACursor), "{i}");
+        }
+        for text in ["", "A", "!", &"A".repeat(100_000)] {
+            assert_eq!(open(text, &keys, "marketing", 64), Err(NotACursor));
+        }
+    }
+}

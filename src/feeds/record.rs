@@ -1,0 +1,113 @@
+//! A record: what leaves by a feed, as a CloudEvent (1.0.2).
+
+use std::borrow::Cow;
+
+use gatelog_events::clock::Timestamp;
+use gatelog_events::ids::TenantId;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+const PREFIX: &str = "com.gatelog.feed.";
+const VERSION: &str = ".v1";
+
+/// The kind of a record that gives a subject's state without an event that was asked for.
+pub const SNAPSHOT: &str = "subject.snapshot";
+/// The kind of a record that says that nothing of a subject may be used any more.
+pub const WITHDRAWN: &str = "subject.withdrawn";
+
+/// One record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The same at each delivery.
+    pub id: Uuid,
+    /// [`SNAPSHOT`], [`WITHDRAWN`], or the kind of an event.
+    pub kind: Cow<'static, str>,
+    /// The feed's own name of the user.
+    pub subject: Uuid,
+    /// When it happened; a snapshot has no time.
+    pub time: Option<Timestamp>,
+    /// Number of the event among its user's.
+    pub sequence: u64,
+    pub data: Data,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Data {
+    /// The fields that the feed names and the subject has, all of them, as they are now.
+    State { fields: Map<String, Value> },
+    /// Forget the subject.
+    Withdrawn { reason: Reason },
+}
+
+/// Why a subject must be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    ConsentWithdrawn,
+    Disabled,
+    Erased,
+}
+
+/// The `type` of records of a kind.
+pub fn type_name(kind: &str) -> String {
+    format!("{PREFIX}{kind}{VERSION}")
+}
+
+/// What all records of one version of a feed have in common.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// Of which feed: CloudEvents' `source`.
+    pub source: String,
+    /// Where the schema of the data is.
+    pub dataschema: String,
+}
+
+impl Envelope {
+    /// `issuer` is the URL of this installation.
+    pub fn new(issuer: &str, tenant: &TenantId, feed: &str, version: u32) -> Self {
+        let issuer = issuer.trim_end_matches('/');
+        Self {
+            source: format!("/tenants/{tenant}/feeds/{feed}"),
+            dataschema: format!("{issuer}/v1/feeds/{feed}/versions/{version}/schema"),
+        }
+    }
+
+    /// The record in CloudEvents' JSON format.
+    pub fn event<'a>(&'a self, record: &'a Record) -> CloudEvent<'a> {
+        CloudEvent {
+            envelope: self,
+            record,
+        }
+    }
+}
+
+/// A record on its way out.
+pub struct CloudEvent<'a> {
+    envelope: &'a Envelope,
+    record: &'a Record,
+}
+
+impl Serialize for CloudEvent<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let r = self.record;
+        let mut out = s.serialize_struct("CloudEvent", 10)?;
+        out.serialize_field("specversion", "1.0")?;
+        out.serialize_field("id", &r.id)?;
+        out.serialize_field("source", &self.envelope.source)?;
+        out.serialize_field("type", &type_name(&r.kind))?;
+        out.serialize_field("subject", &r.subject)?;
+        match &r.time {
+            Some(time) => out.serialize_field("time", time)?,
+            None => out.skip_field("time")?,
+        }
+        out.serialize_field("sequence", &format!("{:016}", r.sequence))?;
+        out.serialize_field("datacontenttype", "application/json")?;
+        out.serialize_field("dataschema", &self.envelope.dataschema)?;
+        out.serialize_field("data", &r.data)?;
+        out.end()
+    }
+}

@@ -1,0 +1,56 @@
+//! The JSON Schema (2020-12) of what the records of one version of a feed say: generated from its definition.
+
+use gatelog_events::domain::feed::{Definition, Field};
+use serde_json::{Map, Value, json};
+
+/// The schema of `data`, for all kinds of records of this version.
+pub fn data(id: &str, feed: &str, version: u32, definition: &Definition) -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": id,
+        "title": format!("Feed {feed}, version {version}"),
+        "description": "Either the subject's granted fields as they are now, or that the subject must be forgotten.",
+        "oneOf": [state(definition), withdrawn()],
+    })
+}
+
+/// What a record with fields says. A field without a value is absent.
+pub fn state(definition: &Definition) -> Value {
+    let fields: Map<String, Value> = definition
+        .fields
+        .iter()
+        .map(|f| (f.name().to_owned(), field(*f)))
+        .collect();
+    json!({
+        "type": "object",
+        "properties": {
+            "fields": {"type": "object", "properties": fields, "additionalProperties": false},
+        },
+        "required": ["fields"],
+        "additionalProperties": false,
+    })
+}
+
+/// What a record says when a subject must be forgotten.
+pub fn withdrawn() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string", "enum": ["consent_withdrawn", "disabled", "erased"]},
+        },
+        "required": ["reason"],
+        "additionalProperties": false,
+    })
+}
+
+fn field(field: Field) -> Value {
+    let names = json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true});
+    match field {
+        Field::Email => json!({"type": "string", "format": "email"}),
+        Field::EmailVerified => json!({"type": "boolean"}),
+        Field::Locale => json!({"type": "string", "description": "BCP 47 language tag."}),
+        Field::CreatedAt => json!({"type": "string", "format": "date-time"}),
+        Field::Entitlements | Field::Roles | Field::Consents => names,
+        Field::Plan | Field::Profile(_) => json!({"type": "string"}),
+    }
+}

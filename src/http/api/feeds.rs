@@ -1,0 +1,268 @@
+//! `/v1/feeds`: what feeds there are, their versions and their schemas.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use gatelog_events::clock::Timestamp;
+use gatelog_events::commit::Subject;
+use gatelog_events::domain::feed::{self, Definition, Feed, Field};
+use gatelog_events::domain::tenant::{self, FeedDefined, Settings};
+use gatelog_projections::settings;
+use serde::{Deserialize, Serialize};
+
+use crate::auth::api_keys::Scope;
+use crate::error::Problem;
+use crate::feeds::record::Envelope;
+use crate::feeds::{asyncapi, schema};
+use crate::http::app::App;
+use crate::http::ask::{Ask, MinPosition};
+use crate::http::body::Json;
+use crate::http::caller::Caller;
+use crate::http::check::Check;
+use crate::http::params::Name;
+use crate::http::reply::{Done, done, ok};
+use crate::writer::Command;
+
+const MAX_NAMED: usize = 100;
+
+/// What a feed gives to its consumer. Nothing is in it that is not named.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeedInput {
+    /// What it is for, for people.
+    pub description: Option<String>,
+    /// The purpose whose consent gates it. Without one, no field that tells who somebody is may be named.
+    #[schema(example = "newsletter")]
+    pub purpose: Option<String>,
+    /// Fields, such as `email`, `given_name`, `locale`, `plan`. None are in by themselves.
+    #[serde(default)]
+    #[schema(example = json!(["email", "given_name", "locale", "plan"]))]
+    pub fields: BTreeSet<String>,
+    /// Kinds of events, such as `user.registered`, `plan.upgraded`, `login.succeeded`. That somebody came into sight or
+    /// must be forgotten is told in any case.
+    #[serde(default)]
+    #[schema(example = json!(["user.profile_changed", "plan.upgraded"]))]
+    pub events: BTreeSet<String>,
+}
+
+impl FeedInput {
+    fn check(self, name: String) -> Result<FeedDefined, Problem> {
+        let mut check = Check::new();
+        check.name("feed", &name);
+        check.optional_text("description", self.description.as_ref());
+        if let Some(purpose) = &self.purpose {
+            check.name("purpose", purpose);
+        }
+        let mut fields = BTreeSet::new();
+        for (i, text) in self.fields.iter().enumerate() {
+            match text.parse::<Field>() {
+                Ok(field) => _ = fields.insert(field),
+                Err(_) => {
+                    let names: Vec<_> = Field::all().map(Field::name).collect();
+                    check.wrong(
+                        format!("fields[{i}]"),
+                        format!("Use any of {}.", names.join(", ")),
+                    );
+                }
+            }
+        }
+        for (i, text) in self.events.iter().enumerate() {
+            if !feed::kinds().any(|kind| kind == text) {
+                let kinds: Vec<_> = feed::kinds().collect();
+                check.wrong(
+                    format!("events[{i}]"),
+                    format!("Use any of {}.", kinds.join(", ")),
+                );
+            }
+        }
+        for (field, named) in [("fields", self.fields.len()), ("events", self.events.len())] {
+            if named > MAX_NAMED {
+                check.wrong(field, "There may be at most 100.");
+            }
+        }
+        check.done()?;
+        Ok(FeedDefined {
+            name,
+            definition: Definition {
+                description: self.description,
+                purpose: self.purpose,
+                fields,
+                events: self.events,
+            },
+        })
+    }
+}
+
+/// All feeds, by name.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Feeds<'a> {
+    pub feeds: BTreeMap<&'a str, FeedBody<'a>>,
+}
+
+/// A feed, with all its versions.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Feed)]
+pub struct FeedBody<'a> {
+    /// The version that new consumers get.
+    pub newest: u32,
+    /// Nothing leaves by it since.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retired_at: Option<Timestamp>,
+    pub versions: Vec<VersionBody<'a>>,
+}
+
+/// One version of a feed.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FeedVersion)]
+pub struct VersionBody<'a> {
+    pub version: u32,
+    #[schema(value_type = String, format = DateTime)]
+    pub defined_at: Timestamp,
+    pub description: Option<&'a str>,
+    pub purpose: Option<&'a str>,
+    #[schema(value_type = Vec<String>)]
+    pub fields: &'a BTreeSet<Field>,
+    #[schema(value_type = Vec<String>)]
+    pub events: &'a BTreeSet<String>,
+    /// Where the JSON Schema of the records' data is.
+    pub schema: String,
+}
+
+impl<'a> FeedBody<'a> {
+    fn new(app: &App, name: &str, feed: &'a Feed) -> Self {
+        let versions = (1..).zip(&feed.versions).map(|(version, v)| VersionBody {
+            version,
+            defined_at: v.defined_at,
+            description: v.definition.description.as_deref(),
+            purpose: v.definition.purpose.as_deref(),
+            fields: &v.definition.fields,
+            events: &v.definition.events,
+            schema: Envelope::new(&app.node.config.issuer, app.tenant(), name, version).dataschema,
+        });
+        Self {
+            newest: feed.newest(),
+            retired_at: feed.retired_at,
+            versions: versions.collect(),
+        }
+    }
+}
+
+/// The feed of this name, retired or not.
+pub(super) fn known<'a>(settings: &'a Settings, name: &str) -> Result<&'a Feed, Problem> {
+    let feed = settings.feeds.get(name);
+    feed.ok_or_else(|| tenant::Rejection::FeedNotFound.into())
+}
+
+/// All feeds.
+#[utoipa::path(
+    get, path = "/v1/feeds", tag = "feeds",
+    responses((status = 200, description = "All feeds, retired ones too", body = Feeds)),
+    security(("api_key" = ["feeds:read"]))
+)]
+pub async fn list(State(app): State<App>, caller: Caller, min: MinPosition) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsRead)?;
+    min.reached(&app, &[settings::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let feeds = settings.feeds.iter();
+    let feeds = feeds.map(|(name, feed)| (name.as_str(), FeedBody::new(&app, name, feed)));
+    ok(&Feeds {
+        feeds: feeds.collect(),
+    })
+}
+
+/// A feed.
+#[utoipa::path(
+    get, path = "/v1/feeds/{feed}", tag = "feeds", params(("feed" = String, Path)),
+    responses((status = 200, description = "The feed and its versions", body = FeedBody)),
+    security(("api_key" = ["feeds:read"]))
+)]
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Name(name): Name,
+    min: MinPosition,
+) -> Result<Response, Problem> {
+    caller.follows(&name)?;
+    min.reached(&app, &[settings::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    ok(&FeedBody::new(&app, &name, known(&settings, &name)?))
+}
+
+/// Defines a feed, or a new version of it. Consumers of older versions move when they choose.
+#[utoipa::path(
+    put, path = "/v1/feeds/{feed}", tag = "feeds", params(("feed" = String, Path)),
+    request_body = FeedInput,
+    responses((status = 200, description = "The feed is so defined", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Name(name): Name,
+    ask: Ask,
+    Json { value, raw }: Json<FeedInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let command = tenant::Command::DefineFeed(value.check(name)?);
+    done(
+        &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &raw)
+            .await?,
+    )
+}
+
+/// Retires a feed: nothing leaves by it any more, until it is defined anew.
+#[utoipa::path(
+    delete, path = "/v1/feeds/{feed}", tag = "feeds", params(("feed" = String, Path)),
+    responses((status = 200, description = "The feed is retired", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn retire(
+    State(app): State<App>,
+    caller: Caller,
+    Name(name): Name,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let command = tenant::Command::RetireFeed { name };
+    done(
+        &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &[])
+            .await?,
+    )
+}
+
+/// The JSON Schema of what the records of a version say. It holds no secret: its address stands in each record.
+#[utoipa::path(
+    get, path = "/v1/feeds/{feed}/versions/{version}/schema", tag = "feeds",
+    params(("feed" = String, Path), ("version" = u32, Path)),
+    responses((status = 200, description = "JSON Schema (2020-12) of `data`", body = serde_json::Value)),
+    security(("api_key" = ["feeds:read"]))
+)]
+pub async fn schema(
+    State(app): State<App>,
+    caller: Caller,
+    Path((name, version)): Path<(String, String)>,
+    min: MinPosition,
+) -> Result<Response, Problem> {
+    caller.follows(&name)?;
+    min.reached(&app, &[settings::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let feed = known(&settings, &name)?;
+    let found = version.parse().ok().and_then(|n| Some((n, feed.version(n)?)));
+    let (number, version) = found.ok_or(tenant::Rejection::FeedNotFound)?;
+    let id = Envelope::new(&app.node.config.issuer, app.tenant(), &name, number).dataschema;
+    ok(&schema::data(&id, &name, number, &version.definition))
+}
+
+/// All feeds as an AsyncAPI document.
+#[utoipa::path(
+    get, path = "/v1/asyncapi.json", tag = "feeds",
+    responses((status = 200, description = "AsyncAPI 3.0", body = serde_json::Value)),
+    security(("api_key" = ["feeds:read"]))
+)]
+pub async fn document(State(app): State<App>, caller: Caller, min: MinPosition) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsRead)?;
+    min.reached(&app, &[settings::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    ok(&asyncapi::document(&app.node.config.issuer, &settings))
+}

@@ -1,0 +1,12 @@
+//! Feeds over HTTP: who may be seen, what of them, in which order, and what is on record of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+mod feeds {
+    pub mod consumer;
+    mod definitions;
+    mod delivery;
+    mod stream;
+    mod withdrawals;
+}

@@ -1,0 +1,186 @@
+//! What leaves, and what does not.
+
+use serde_json::json;
+
+use super::consumer::*;
+use crate::support::server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_and_then_what_happens_with_the_granted_fields_only() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (ada, one) = register(&server, "ada", true).await;
+    let (bob, two) = register(&server, "bob", false).await;
+    let (_, last) = register(&server, "eve", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.sees(&server, &[one, two]).await;
+    consumer.catch_up(&server, "limit=1", &last).await;
+    assert_eq!(consumer.kinds(), ["subject.snapshot", "subject.snapshot"]);
+    assert_eq!(consumer.emails(), ["ada@example.com", "eve@example.com"]);
+    let fields = json!({"email": "ada@example.com", "given_name": "ada", "locale": "de", "plan": "free"});
+    assert!(
+        consumer.subjects.values().any(|f| *f == fields),
+        "{:?}",
+        consumer.subjects
+    );
+
+    // Bob comes into sight, Ada's change is told, and what the feed does not name is not.
+    let seen = upgrade(&server, &ada, "pro").await;
+    rename(&server, &bob, "robert").await;
+    let last = consent(&server, &bob, "newsletter", true).await;
+    consumer.sees(&server, &[seen]).await;
+    consumer.catch_up(&server, "", &last).await;
+    let at = rename(&server, &ada, "augusta").await;
+    consumer.catch_up(&server, "", &at).await;
+    let mut kinds = consumer.kinds().split_off(2);
+    let newest = kinds.pop();
+    kinds.sort_unstable();
+    // Bob's earlier change of name is read when he may be seen already; it tells of him as he is now.
+    assert_eq!(
+        kinds,
+        ["plan.upgraded", "subject.snapshot", "user.profile_changed"]
+    );
+    assert_eq!(newest, Some("user.profile_changed"));
+    assert_eq!(
+        consumer.emails(),
+        ["ada@example.com", "bob@example.com", "eve@example.com"]
+    );
+    let ada_now = json!({"email": "ada@example.com", "given_name": "augusta", "locale": "de", "plan": "pro"});
+    assert!(consumer.subjects.values().any(|f| *f == ada_now));
+    let text = format!("{:?}", consumer.records);
+    for hidden in ["Secretname", &ada, &bob, "argon2"] {
+        assert!(!text.contains(hidden), "{hidden}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_withdraws_is_disabled_or_erased_is_told_first_and_never_again() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (mut people, mut seen) = (Vec::new(), Vec::new());
+    for name in ["ada", "bob", "eve", "joe"] {
+        let (id, at) = register(&server, name, true).await;
+        people.push(id);
+        seen.push(at);
+    }
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.sees(&server, &seen).await;
+    consumer.catch_up(&server, "", &seen[3]).await;
+    assert_eq!(consumer.subjects.len(), 4);
+
+    // A backlog, and behind it three who leave.
+    for _ in 0..3 {
+        for id in &people {
+            upgrade(&server, id, "pro").await;
+            rename(&server, id, "x").await;
+            rename(&server, id, "y").await;
+        }
+    }
+    let left = consent(&server, &people[0], "newsletter", false).await;
+    let seen = [left, status(&server, &people[1], "disabled").await];
+    let at = erase(&server, &people[2]).await;
+    consumer.sees(&server, &seen).await;
+    let before = consumer.records.len();
+    consumer.page(&server, "limit=3", &at).await;
+    let mut reasons: Vec<_> = consumer.records[before..]
+        .iter()
+        .map(|r| r["data"]["reason"].as_str().unwrap().to_owned())
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(
+        reasons,
+        ["consent_withdrawn", "disabled", "erased"],
+        "before the backlog"
+    );
+    assert_eq!(consumer.emails(), ["joe@example.com"]);
+    consumer.catch_up(&server, "", &at).await;
+    assert_eq!(consumer.emails(), ["joe@example.com"]);
+    let told: Vec<_> = consumer.records[before + 3..]
+        .iter()
+        .map(|r| r["subject"].clone())
+        .collect();
+    assert!(told.iter().all(|s| *s == told[0]), "of nobody but joe: {told:?}");
+
+    // A withdrawal of something else changes nothing; who comes back is seen again.
+    consent(&server, &people[3], "product_updates", false).await;
+    let seen = status(&server, &people[1], "active").await;
+    consumer.sees(&server, &[seen]).await;
+    let at = consent(&server, &people[0], "newsletter", true).await;
+    consumer.catch_up(&server, "", &at).await;
+    let at = upgrade(&server, &people[1], "enterprise").await;
+    consumer.catch_up(&server, "", &at).await;
+    assert_eq!(
+        consumer.emails(),
+        ["ada@example.com", "bob@example.com", "joe@example.com"]
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_from_the_beginning_shows_nobody_who_left() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let mut seen = Vec::new();
+    for i in 0..40 {
+        let (id, at) = register(&server, &format!("p{i}"), true).await;
+        seen.push(match i % 4 {
+            0 => consent(&server, &id, "newsletter", false).await,
+            1 => erase(&server, &id).await,
+            2 => upgrade(&server, &id, "pro").await,
+            _ => at,
+        });
+    }
+    for from in ["beginning", "snapshot"] {
+        let mut consumer = Consumer::of(&server, "marketing").await;
+        consumer.sees(&server, &seen).await;
+        consumer
+            .catch_up(&server, &format!("from={from}&limit=7"), &seen[0])
+            .await;
+        let mut expected: Vec<_> = (0..40)
+            .filter(|i| i % 4 > 1)
+            .map(|i| format!("p{i}@example.com"))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(consumer.emails(), expected, "{from}");
+        assert!(!consumer.kinds().contains(&"subject.withdrawn"), "{from}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_feeds_cannot_be_joined_and_a_feed_without_personal_fields_needs_no_purpose() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let counts = json!({"fields": ["plan", "created_at"], "events": ["user.registered", "login.succeeded"]});
+    define(&server, "counts", &counts).await;
+    let (_, at) = register(&server, "ada", true).await;
+    server
+        .login("ada@example.com", crate::support::server::PASSWORD)
+        .await
+        .expect(200);
+    let (mut marketing, mut counting) = (
+        Consumer::of(&server, "marketing").await,
+        Consumer::of(&server, "counts").await,
+    );
+    marketing.catch_up(&server, "", &at).await;
+    counting.catch_up(&server, "from=beginning", &at).await;
+    let login = |c: &Consumer| c.kinds().contains(&"login.succeeded");
+    for _ in 0..100 {
+        if login(&counting) {
+            break;
+        }
+        counting.catch_up(&server, "wait=1", &at).await;
+    }
+    assert_eq!(counting.kinds(), ["user.registered", "login.succeeded"]);
+    let ids = |c: &Consumer| {
+        let all = c
+            .records
+            .iter()
+            .flat_map(|r| [r["id"].clone(), r["subject"].clone()]);
+        all.collect::<Vec<_>>()
+    };
+    assert!(ids(&marketing).iter().all(|id| !ids(&counting).contains(id)));
+    assert_eq!(counting.records[0]["data"]["fields"]["plan"], "free");
+    server.stop().await;
+}

@@ -1,0 +1,121 @@
+//! The auditor's report: who withdrew, when the consumer was told, when it acknowledged.
+
+use serde_json::{Value, json};
+
+use super::consumer::*;
+use crate::support::server::Server;
+
+async fn report(server: &Server, limit: usize) -> Vec<Value> {
+    let mut lines = Vec::new();
+    let mut after = String::new();
+    loop {
+        let path = format!("/v1/feeds/marketing/withdrawals?limit={limit}{after}");
+        let page = server.get(&path).admin().send().await.expect(200);
+        let found = page.body["withdrawals"].as_array().unwrap();
+        assert!(found.len() <= limit);
+        lines.extend(found.iter().cloned());
+        match page.body["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return lines,
+        }
+    }
+}
+
+/// Reads the report until it says what is expected of each line; records are folded a moment after they are written.
+async fn expect(server: &Server, told: usize, acknowledged: usize) -> Vec<Value> {
+    for _ in 0..200 {
+        let lines = report(server, 2).await;
+        let count = |field: &str| lines.iter().filter(|l| l[field].is_string()).count();
+        if (count("delivered_at"), count("acknowledged_at")) == (told, acknowledged) {
+            return lines;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{:#?}", report(server, 2).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_withdrawn_told_and_acknowledged_is_on_record() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (mut people, mut seen) = (Vec::new(), Vec::new());
+    for i in 0..5 {
+        let (id, at) = register(&server, &format!("p{i}"), true).await;
+        people.push(id);
+        seen.push(at);
+    }
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.sees(&server, &seen).await;
+    consumer.catch_up(&server, "", &seen[0]).await;
+    let mut positions = Vec::new();
+    for id in &people[..3] {
+        positions.push(consent(&server, id, "newsletter", false).await);
+    }
+    positions.push(erase(&server, &people[3]).await);
+    consent(&server, &people[4], "product_updates", false).await;
+    let lines = expect(&server, 0, 0).await;
+    let mut found: Vec<_> = lines
+        .iter()
+        .map(|l| l["position"].as_str().unwrap().to_owned())
+        .collect();
+    found.sort_unstable();
+    positions.sort_unstable();
+    assert_eq!(found, positions, "another purpose is none of this feed's");
+
+    let cursor = consumer.cursor.clone();
+    consumer.sees(&server, &positions).await;
+    consumer.catch_up(&server, "", &positions[0]).await;
+    let lines = expect(&server, 4, 0).await;
+    let subjects: Vec<_> = consumer
+        .records
+        .iter()
+        .filter(|r| r["data"]["reason"].is_string())
+        .collect();
+    for line in &lines {
+        assert!(subjects.iter().any(|r| r["subject"] == line["subject"]), "{line}");
+        assert!(people.iter().any(|id| line["user_id"] == **id));
+        assert_eq!(line["purpose"].is_null(), line["reason"] == "erased");
+    }
+    // Being told again is no other telling, and only going on acknowledges.
+    let first = lines[0]["delivered_at"].clone();
+    let again = consumer
+        .ask(&server, &format!("after={}", cursor.unwrap()), &positions[0])
+        .await
+        .expect(200);
+    assert!(!again.body["events"].as_array().unwrap().is_empty());
+    assert_eq!(expect(&server, 4, 0).await[0]["delivered_at"], first);
+    let body = json!({"cursor": consumer.cursor});
+    let call = server
+        .post("/v1/feeds/marketing/acknowledgements")
+        .auth(&consumer.key)
+        .json(&body);
+    assert_eq!(call.send().await.expect(200).body["withdrawals"], 4);
+    let lines = expect(&server, 4, 4).await;
+    assert!(
+        lines
+            .iter()
+            .all(|l| l["acknowledged_at"].as_str() >= l["delivered_at"].as_str())
+    );
+    server
+        .get("/v1/feeds/none/withdrawals")
+        .admin()
+        .send()
+        .await
+        .problem(404, "feed-not-found");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_page_acknowledges_the_one_before() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    let at = consent(&server, &ada, "newsletter", false).await;
+    consumer.catch_up(&server, "", &at).await;
+    expect(&server, 1, 0).await;
+    consumer.catch_up(&server, "", &at).await;
+    expect(&server, 1, 1).await;
+    server.stop().await;
+}
