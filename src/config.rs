@@ -17,6 +17,7 @@ use crate::auth::policy::Policy;
 use crate::auth::pool::PoolConfig;
 use crate::auth::throttle::Limits;
 use crate::cluster::ClusterConfig;
+use crate::feeds::webhook::WebhookConfig;
 use crate::spool::SpoolConfig;
 
 /// Everything a node can be told. Made once at start, then read only.
@@ -33,6 +34,8 @@ pub struct Config {
     pub bootstrap_api_key: Option<SecretString>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// How records of feeds are posted.
+    pub webhooks: WebhookConfig,
     pub access_token_lifetime: Duration,
     pub signing_algorithm: SigningAlgorithm,
     pub session: session::Policy,

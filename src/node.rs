@@ -34,6 +34,7 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
+use crate::feeds::push::Pushes;
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -132,6 +133,13 @@ pub struct Node {
     pub account_limits: Throttle,
     /// Guesses and registrations from one network.
     pub network_limits: Throttle,
+}
+
+impl Node {
+    /// Whether it was told to stop, and only finishes what it has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
 }
 
 /// What only the one who started a node may do: stop it.
@@ -264,6 +272,7 @@ impl Started {
             () = self.own_what_is_given() => closed,
             () = self.seed_at_last() => closed,
             () = self.drain_spool() => closed,
+            () = self.push_feeds() => closed,
             () = self.compact_after_erasures() => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
@@ -333,6 +342,12 @@ impl Started {
             backend: self.backend.clone(),
         };
         drain.run().await;
+    }
+
+    /// Posts the records of feeds to webhooks, for the partitions that are this node's.
+    async fn push_feeds(&self) {
+        let owned = self.membership.as_ref().map(|m| m.owned());
+        Pushes::new(self.node.clone(), owned).run().await;
     }
 
     /// In a cluster the first settings are written by whoever owns their partition.

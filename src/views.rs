@@ -10,6 +10,7 @@ use gatelog_events::domain::feed::HandedOver;
 use gatelog_events::domain::session::{Activity, Session};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
+use gatelog_events::domain::webhook::Progress;
 use gatelog_events::ids::{Offset, Partition, Position, SessionId, Stream, TenantId, UserId};
 use gatelog_projections::applied::{Applied, Behind};
 use gatelog_projections::hot::Hot;
@@ -18,6 +19,7 @@ use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::view::View;
 use gatelog_projections::{
     changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline, users,
+    webhooks,
 };
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -298,6 +300,35 @@ impl Views {
         self.with(handovers::NAME, |v| {
             handovers::unacknowledged(v, tenant, feed, partition, before, limit)
         })
+    }
+
+    /// How far a webhook has come in a partition.
+    pub fn webhook_progress(
+        &self,
+        hook: webhooks::Hook<'_>,
+        partition: Partition,
+    ) -> Result<Option<Progress>, StoreError> {
+        self.with(webhooks::NAME, |v| webhooks::progress(v, hook, partition))
+    }
+
+    /// What a webhook's receiver would not take.
+    pub fn dead_letters(
+        &self,
+        hook: webhooks::Hook<'_>,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(bytes::Bytes, Partition, webhooks::Dead)>, StoreError> {
+        self.with(webhooks::NAME, |v| webhooks::dead_letters(v, hook, after, limit))
+    }
+
+    /// Dead letters of a partition that are to be sent again.
+    pub fn redriven(
+        &self,
+        hook: webhooks::Hook<'_>,
+        partition: Partition,
+        limit: usize,
+    ) -> Result<Vec<webhooks::Dead>, StoreError> {
+        self.with(webhooks::NAME, |v| webhooks::redriven(v, hook, partition, limit))
     }
 
     /// A tenant's settings. Kept in memory: every request needs them.

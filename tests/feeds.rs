@@ -7,6 +7,8 @@ mod feeds {
     pub mod consumer;
     mod definitions;
     mod delivery;
+    mod receiver;
     mod stream;
+    mod webhooks;
     mod withdrawals;
 }

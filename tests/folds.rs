@@ -277,8 +277,8 @@ proptest! {
             }
             let views = &started.node.views;
             let mut rows = Vec::new();
-            let data_names = ["users", "identifiers", "sessions", "settings", "logins", "answers", "consents", "timeline", "statistics"];
-            for name in data_names {
+            for progress in views.progress() {
+                let name = progress.projection();
                 let table = views.table(name).unwrap();
                 for (key, value) in views.store().scan(&table, &[], &[], usize::MAX).unwrap() {
                     if key != global(KeyKind::Checkpoint).done() {

@@ -11,6 +11,7 @@ mod support;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::tenant::{self, Command, NoticePublished, Rejection, Settings, TenantEvent};
+use gatelog_events::domain::webhook::{self, PauseReason, ReplayFrom};
 use support::samples::*;
 use support::scenario::{Aggregate, Given};
 
@@ -232,6 +233,74 @@ fn a_feed_is_retired_once_and_can_come_back() {
     given([feed(None, &["plan"]), feed_retired()])
         .when(define_feed(None, &["plan"]))
         .then([feed(None, &["plan"])]);
+}
+
+#[test]
+fn a_webhook_is_set_goes_on_and_begins_anew() {
+    let set = |url: &str, version| TenantEvent::WebhookSet(webhook_set(url, version));
+    let wish = |url: &str, version| Command::Webhook(webhook::Command::Set(webhook_set(url, version)));
+    let begun = || [feed(None, &["plan"]), set("https://a.example", 1).into()];
+    given([])
+        .when(wish("https://a.example", 1))
+        .then_rejected(Rejection::FeedNotFound);
+    given([feed(None, &["plan"])])
+        .when(wish("https://a.example", 2))
+        .then_rejected(Rejection::FeedVersionNotFound);
+    given([feed(None, &["plan"])])
+        .when(wish("https://a.example", 1))
+        .then([set("https://a.example", 1).into()]);
+    given(begun()).when(wish("https://a.example", 1)).then_nothing();
+    given(begun())
+        .when(wish("https://b.example", 1))
+        .then([set("https://b.example", 1).into()]);
+    let pause = || webhook_paused(PauseReason::Operator);
+    let paused = || TenantEvent::WebhookPaused(pause()).into();
+    given(begun())
+        .when(Command::Webhook(webhook::Command::Pause(pause())))
+        .then([paused()]);
+    let [defined, begun_event] = begun();
+    given([defined, begun_event, paused()])
+        .when(wish("https://a.example", 1))
+        .then([set("https://a.example", 1).into()]);
+    given([feed(None, &["plan"])])
+        .when(Command::Webhook(webhook::Command::Replay(webhook_replayed(
+            ReplayFrom::Beginning,
+        ))))
+        .then_rejected(Rejection::WebhookNotFound);
+
+    // Where it begins anew, what was said of an earlier beginning counts no more; a new address goes on.
+    let mut settings = Settings::default();
+    let history = [
+        TenantEvent::FeedDefined(feed_defined(None, &["plan"])),
+        TenantEvent::FeedDefined(feed_defined(None, &["plan", "locale"])),
+        set("https://a.example", 1),
+        set("https://b.example", 1),
+        TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Beginning)),
+        TenantEvent::WebhookSecretRotated(webhook_rotated()),
+        set("https://b.example", 2),
+    ];
+    let generations: Vec<_> = history
+        .iter()
+        .zip(1..)
+        .map(|(event, sequence)| {
+            settings.evolve(event, support::NOON, sequence);
+            settings.feeds["marketing"]
+                .webhooks
+                .get("crm")
+                .map(|w| (w.generation, w.from, w.secret))
+        })
+        .collect();
+    use ReplayFrom::{Beginning, Snapshot};
+    assert_eq!(
+        generations[2..],
+        [
+            Some((3, Snapshot, 1)),
+            Some((3, Snapshot, 1)),
+            Some((5, Beginning, 1)),
+            Some((5, Beginning, 2)),
+            Some((7, Snapshot, 2)),
+        ]
+    );
 }
 
 #[test]

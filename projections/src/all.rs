@@ -7,7 +7,7 @@ use gatelog_events::directory::Directory;
 use crate::projection::Projection;
 use crate::{
     answers, changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline,
-    users,
+    users, webhooks,
 };
 
 /// All projections, in a fixed order.
@@ -28,5 +28,6 @@ pub fn all(directory: &Arc<Directory>) -> Vec<Arc<dyn Projection>> {
         Arc::new(statistics::Statistics),
         Arc::new(changes::Changes),
         Arc::new(handovers::Handovers),
+        Arc::new(webhooks::Webhooks),
     ]
 }

@@ -2,6 +2,7 @@
 //! somebody's consent or account, so that it can be told before anything else. Facts only; nothing personal.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
@@ -49,13 +50,15 @@ pub struct Withdrawal {
     pub time: Timestamp,
     pub sequence: u64,
     pub cause: Cause,
+    /// The purposes to which there was a consent until then. Whoever rests on another one never knew of this user.
+    pub purposes: BTreeSet<String>,
 }
 
 /// Why somebody must not be told of any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
-    /// The consent to this purpose was withdrawn.
-    Purpose(String),
+    /// A consent was withdrawn.
+    Consent,
     Disabled,
     Erased,
 }
@@ -80,10 +83,11 @@ impl Projection for Changes {
         let tenant = &at.commit.tenant;
         let position = at.position;
         let mut events = Vec::with_capacity(at.commit.events.len());
+        let mut consents = Consents::of(tenant, user);
         // Two withdrawals of one commit share its offset, so their number tells them apart.
         let mut withdrawals = 0;
         for e in &at.commit.events {
-            if let Some(cause) = cause(&e.event) {
+            if let Some((cause, purposes)) = consents.after(rows, &e.event)? {
                 let row = withdrawals_of(tenant, position.partition)
                     .u64(position.offset)
                     .u16(withdrawals)
@@ -95,6 +99,7 @@ impl Projection for Changes {
                     time: e.time,
                     sequence: e.sequence,
                     cause,
+                    purposes,
                 };
                 rows.put(row, &withdrawal)?;
             }
@@ -126,12 +131,45 @@ fn purpose(event: &Event) -> Option<&str> {
     }
 }
 
-fn cause(event: &Event) -> Option<Cause> {
-    match event {
-        Event::Consent(ConsentEvent::Withdrawn(c)) => Some(Cause::Purpose(c.purpose.clone())),
-        Event::User(UserEvent::Disabled(_)) => Some(Cause::Disabled),
-        Event::User(UserEvent::Erased(_)) => Some(Cause::Erased),
-        _ => None,
+/// The purposes to which a user has consented, as the events so far say.
+struct Consents(Bytes);
+
+impl Consents {
+    fn of(tenant: &TenantId, user: UserId) -> Self {
+        Self(key(KeyKind::Granted, tenant).fixed(user.as_bytes()).done())
+    }
+
+    /// Folds an event. What it withdrew, if it withdrew anything.
+    fn after(
+        &mut self,
+        rows: &mut FoldView<'_>,
+        event: &Event,
+    ) -> Result<Option<(Cause, BTreeSet<String>)>, StoreError> {
+        let known =
+            |rows: &FoldView<'_>| Ok::<BTreeSet<String>, StoreError>(rows.get(&self.0)?.unwrap_or_default());
+        match event {
+            Event::Consent(ConsentEvent::Granted(c)) => {
+                let mut granted = known(rows)?;
+                granted.insert(c.purpose.clone());
+                rows.put(self.0.clone(), &granted)?;
+                Ok(None)
+            }
+            Event::Consent(ConsentEvent::Withdrawn(c)) => {
+                let mut granted = known(rows)?;
+                let Some(purpose) = granted.take(&c.purpose) else {
+                    return Ok(None);
+                };
+                rows.put(self.0.clone(), &granted)?;
+                Ok(Some((Cause::Consent, BTreeSet::from([purpose]))))
+            }
+            Event::User(UserEvent::Disabled(_)) => Ok(Some((Cause::Disabled, known(rows)?))),
+            Event::User(UserEvent::Erased(_)) => {
+                let granted = known(rows)?;
+                rows.delete(self.0.clone());
+                Ok(Some((Cause::Erased, granted)))
+            }
+            _ => Ok(None),
+        }
     }
 }
 

@@ -41,8 +41,12 @@ impl Projection for Handovers {
     fn apply(&self, rows: &mut FoldView<'_>, at: Located<'_>) -> Result<(), StoreError> {
         for e in &at.commit.events {
             let Event::Feed(event) = &e.event else { continue };
-            let (FeedEvent::WithdrawalsDelivered(handover) | FeedEvent::WithdrawalsAcknowledged(handover)) =
-                event;
+            let handover = match event {
+                FeedEvent::WithdrawalsDelivered(handover) | FeedEvent::WithdrawalsAcknowledged(handover) => {
+                    handover
+                }
+                _ => continue,
+            };
             for withdrawal in &handover.withdrawals {
                 let place = Place {
                     tenant: &at.commit.tenant,
@@ -52,13 +56,10 @@ impl Projection for Handovers {
                 let row = place.key(KeyKind::Handover, withdrawal).done();
                 let open = place.key(KeyKind::Unacknowledged, withdrawal).done();
                 let mut known: Handover = rows.get(&row)?.unwrap_or_default();
-                match event {
-                    FeedEvent::WithdrawalsDelivered(_) => {
-                        known.delivered_at = known.delivered_at.or(Some(e.time))
-                    }
-                    FeedEvent::WithdrawalsAcknowledged(_) => {
-                        known.acknowledged_at = known.acknowledged_at.or(Some(e.time));
-                    }
+                if matches!(event, FeedEvent::WithdrawalsDelivered(_)) {
+                    known.delivered_at = known.delivered_at.or(Some(e.time));
+                } else {
+                    known.acknowledged_at = known.acknowledged_at.or(Some(e.time));
                 }
                 rows.put(row, &known)?;
                 if known.acknowledged_at.is_some() {

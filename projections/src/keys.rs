@@ -48,10 +48,18 @@ pub enum KeyKind {
     Handover,
     /// A withdrawal that a consumer was told of and has not acknowledged.
     Unacknowledged,
+    /// How far a webhook has come.
+    WebhookProgress,
+    /// What a webhook's receiver did not take.
+    DeadLetter,
+    /// A dead letter that is to be sent again.
+    Redrive,
+    /// The purposes to which a user has consented, for withdrawals.
+    Granted,
 }
 
 impl KeyKind {
-    pub const ALL: [KeyKind; 21] = [
+    pub const ALL: [KeyKind; 25] = [
         KeyKind::Checkpoint,
         KeyKind::Active,
         KeyKind::User,
@@ -73,6 +81,10 @@ impl KeyKind {
         KeyKind::Withdrawal,
         KeyKind::Handover,
         KeyKind::Unacknowledged,
+        KeyKind::WebhookProgress,
+        KeyKind::DeadLetter,
+        KeyKind::Redrive,
+        KeyKind::Granted,
     ];
 
     pub const fn bytes(self) -> [u8; 2] {
@@ -98,6 +110,10 @@ impl KeyKind {
             KeyKind::Withdrawal => b"FW",
             KeyKind::Handover => b"FH",
             KeyKind::Unacknowledged => b"FU",
+            KeyKind::WebhookProgress => b"FP",
+            KeyKind::DeadLetter => b"FD",
+            KeyKind::Redrive => b"FR",
+            KeyKind::Granted => b"FG",
         }
     }
 }
@@ -160,7 +176,7 @@ mod tests {
         let all: Vec<_> = KeyKind::ALL.iter().map(|k| k.bytes()).collect();
         assert_eq!(
             all.concat(),
-            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSUFCFWFHFU",
+            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSUFCFWFHFUFPFDFRFG",
             "the bytes of a kind never change; a new kind gets new bytes at the end"
         );
         for (i, a) in all.iter().enumerate() {

@@ -25,3 +25,4 @@ pub mod timeline;
 pub mod users;
 pub mod verify;
 pub mod view;
+pub mod webhooks;

@@ -26,6 +26,7 @@ use crate::auth::pool::PoolConfig;
 use crate::auth::random;
 use crate::auth::throttle::Limits;
 use crate::config::Config;
+use crate::feeds::webhook::WebhookConfig;
 use crate::node::{Node, Started};
 use crate::writer::{Command, Outcome, Request, WriteError};
 
@@ -75,6 +76,7 @@ pub fn config(data_dir: &Path) -> Config {
         tenant: TenantId::default(),
         bootstrap_api_key: None,
         trusted_proxies: vec![],
+        webhooks: WebhookConfig::default(),
         access_token_lifetime: Duration::from_secs(900),
         signing_algorithm: SigningAlgorithm::default(),
         session: session::Policy::default(),

@@ -13,14 +13,15 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogAway, LogKind, PasswordPolicy, Signing,
-    Size, Span,
+    Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogAway, LogKind, Networks, PasswordPolicy,
+    Signing, Size, Span,
 };
 use super::{Config, ConfigError};
 use crate::auth::pool::{Argon2Params, PoolConfig};
 use crate::auth::private_file;
 use crate::auth::throttle::Limits;
 use crate::cluster::{ClusterConfig, ClusterSecret};
+use crate::feeds::webhook::WebhookConfig;
 use crate::telemetry::{LogFormat, LogLevel};
 
 const BOOTSTRAP_KEY: &str = "GATELOG_BOOTSTRAP_API_KEY";
@@ -128,6 +129,12 @@ options! {
     allow_plain_http: bool, "GATELOG_ALLOW_PLAIN_HTTP", [num_args = 0..=1, default_missing_value = "true", value_name = "BOOL"], false;
     /// Proxies whose X-Forwarded-For is believed, separated by commas
     trusted_proxies: Addresses, "GATELOG_TRUSTED_PROXIES", [visible_alias = "trusted-proxy", value_name = "IP,…"], Addresses::default();
+    /// Networks that are not public and that webhooks may reach all the same, such as 10.0.0.0/8, separated by commas
+    webhook_networks: Networks, "GATELOG_WEBHOOK_NETWORKS", [value_name = "CIDR,…"], Networks::default();
+    /// Let webhooks go over plain http
+    webhook_plain_http: bool, "GATELOG_WEBHOOK_PLAIN_HTTP", [num_args = 0..=1, default_missing_value = "true", value_name = "BOOL"], false;
+    /// How long a record is tried to be posted before it is a dead letter [default: 5d]
+    webhook_lifetime: Span, "GATELOG_WEBHOOK_LIFETIME", [value_name = "TIME"], Span::seconds(5 * 86_400);
     /// How long an access token is good [default: 15m]
     access_token_lifetime: Span, "GATELOG_ACCESS_TOKEN_LIFETIME", [value_name = "TIME"], Span::seconds(900);
     /// How access tokens are signed [default: eddsa]
@@ -505,6 +512,11 @@ impl Effective {
             tenant: TenantId::default(),
             bootstrap_api_key,
             trusted_proxies: self.trusted_proxies.0.clone(),
+            webhooks: WebhookConfig::new(
+                self.webhook_plain_http,
+                self.webhook_networks.0.clone(),
+                self.webhook_lifetime.0,
+            ),
             access_token_lifetime: self.access_token_lifetime.0,
             signing_algorithm: self.signing_algorithm.into(),
             session: session::Policy {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::auth::keys::SigningAlgorithm;
 use crate::auth::policy::Policy;
 use crate::cluster::owners::{InvalidNodeUrl, NodeUrl};
+use crate::feeds::webhook::network::IpNetwork;
 
 /// A text that is not a value of its option. The text itself is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +131,40 @@ impl FromStr for Addresses {
 }
 
 impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Vec::<String>::deserialize(d)?
+            .join(",")
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// Networks, separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(pub Vec<IpNetwork>);
+
+impl FromStr for Networks {
+    type Err = Expected;
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(|part| part.parse())
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(|_| {
+                Expected("networks in CIDR notation separated by commas, such as 10.0.0.0/8,fd00::/8")
+            })
+    }
+}
+
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.0.iter().map(ToString::to_string))
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Vec::<String>::deserialize(d)?
             .join(",")

@@ -191,6 +191,19 @@ impl From<tenant::Rejection> for Problem {
                 "Correct the fields named in `errors`; /docs describes them.",
             )
             .field("events", format!("Use any of {}.", feed::kinds().collect::<Vec<_>>().join(", "))),
+            tenant::Rejection::FeedVersionNotFound => Problem::new(
+                Kind::InvalidInput,
+                "Correct the fields named in `errors`; /docs describes them.",
+            )
+            .field("version", "The feed has no such version; GET /v1/feeds/{feed} lists them."),
+            tenant::Rejection::WebhookNotFound => Problem::new(
+                Kind::WebhookNotFound,
+                "Check the name; GET /v1/feeds/{feed}/webhooks lists them.",
+            ),
+            tenant::Rejection::TooManyWebhooks => Problem::new(
+                Kind::TooManyWebhooks,
+                "Remove one that is not used any more, or define another feed.",
+            ),
             tenant::Rejection::TooManyFeedVersions => Problem::new(
                 Kind::TooManyFeedVersions,
                 "All versions of a feed are kept. Define another feed instead.",

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gatelog_events::ids::{Offset, UserId};
+use gatelog_events::ids::Offset;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
@@ -19,30 +19,31 @@ const MAX_TEXT: usize = 32 * 1024;
 pub struct Cursor {
     /// The version of the feed whose records it takes.
     pub version: u32,
-    /// While the present state of everyone is handed over.
-    pub snapshot: Option<Snapshot>,
-    /// The partition with which the next batch begins, so that none waits for ever.
+    /// The lane with which the next batch begins, so that none waits for ever.
     pub turn: u16,
     /// One per partition.
     pub lanes: Vec<Lane>,
 }
 
-/// How far a snapshot is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The last user who was looked at; none at the beginning.
-    pub after: Option<UserId>,
-}
-
 /// How far one partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Lane {
+    /// While the present state of everyone is handed over.
+    pub snapshot: Option<Snapshot>,
     /// Next offset of the identity stream.
     pub identity: Offset,
     /// Next offset of the activity stream.
     pub activity: Offset,
     /// Next offset of the identity stream from which withdrawals have not been told; never below `identity`.
     pub withdrawals: Offset,
+}
+
+/// How far a snapshot is: who registered at which offset stands for the order of users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub next: Offset,
+    /// Who registered from here on is told of by the events that follow.
+    pub end: Offset,
 }
 
 /// The text is no cursor of this feed.
@@ -89,15 +90,13 @@ mod tests {
 
     fn cursor(partitions: u16) -> Cursor {
         let lane = |n: u16| Lane {
+            snapshot: (n == 0).then_some(Snapshot { next: 5, end: 9 }),
             identity: u64::from(n) * 1000,
             activity: 7,
             withdrawals: u64::from(n) * 1001,
         };
         Cursor {
             version: 3,
-            snapshot: Some(Snapshot {
-                after: Some(UserId(uuid::Uuid::from_u128(9))),
-            }),
             turn: 1,
             lanes: (0..partitions).map(lane).collect(),
         }

@@ -4,7 +4,8 @@
 //! else waits. Then it goes on with the snapshot, or with what happened. An event of somebody who may not be seen now
 //! makes no record; one of somebody who may be seen makes a record with the granted fields as they are now.
 
-use gatelog_events::domain::feed::{Definition, HandedOver};
+use gatelog_events::clock::Timestamp;
+use gatelog_events::domain::feed::{self, Definition, HandedOver};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
@@ -15,7 +16,7 @@ use gatelog_projections::users;
 use super::cursor::{Cursor, Lane, Snapshot};
 use super::gate;
 use super::keys::{FeedKeys, Scope};
-use super::record::{Data, Reason, Record, SNAPSHOT, WITHDRAWN};
+use super::record::{Data, Record, SNAPSHOT, WITHDRAWN};
 use crate::views::Views;
 
 /// Rows that one batch looks at, at the most, so that a consumer who may see little is answered soon.
@@ -32,9 +33,10 @@ pub struct Engine<'a> {
     pub keys: &'a FeedKeys,
     pub tenant: &'a TenantId,
     pub settings: &'a Settings,
-    pub partitions: u16,
     pub feed: &'a str,
     pub definition: &'a Definition,
+    /// The partition of the first lane of cursors; the others follow.
+    pub first: Partition,
 }
 
 /// Where a new consumer begins.
@@ -48,14 +50,62 @@ pub enum Start {
     Now,
 }
 
+/// What is to be told, as the log has it: what the record says is decided when it leaves.
+#[derive(Debug, Clone)]
+pub enum Item {
+    Withdrawn {
+        partition: Partition,
+        offset: Offset,
+        withdrawal: Withdrawal,
+    },
+    /// The state of somebody, without an event that was asked for.
+    State { user: UserId },
+    Happened {
+        user: UserId,
+        stream: Stream,
+        offset: Offset,
+        event: Happened,
+        /// Told as a state: it brought somebody into sight, but is of no kind that the feed names.
+        as_state: bool,
+    },
+}
+
+impl Item {
+    /// Whom it is about.
+    pub fn user(&self) -> UserId {
+        match self {
+            Item::Withdrawn { withdrawal, .. } => withdrawal.user,
+            Item::State { user } | Item::Happened { user, .. } => *user,
+        }
+    }
+
+    /// The withdrawal, if it is one, and its partition.
+    pub fn handed_over(&self) -> Option<(Partition, HandedOver)> {
+        match self {
+            Item::Withdrawn {
+                partition,
+                offset,
+                withdrawal,
+            } => {
+                let event_id = withdrawal.id;
+                let handed = HandedOver {
+                    event_id,
+                    offset: *offset,
+                };
+                Some((*partition, handed))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What is handed over at once.
 #[derive(Debug)]
 pub struct Batch {
-    pub records: Vec<Record>,
+    /// What is to be told, and the record as it is now.
+    pub told: Vec<(Item, Record)>,
     /// Where to go on.
     pub cursor: Cursor,
-    /// The withdrawals among the records.
-    pub withdrawals: Vec<(Partition, HandedOver)>,
     /// Whether there was more to look at when the batch was made.
     pub more: bool,
     scanned: usize,
@@ -64,12 +114,12 @@ pub struct Batch {
 
 impl Batch {
     fn is_full(&self) -> bool {
-        self.records.len() >= self.limit || self.scanned >= MAX_SCANNED
+        self.told.len() >= self.limit || self.scanned >= MAX_SCANNED
     }
 
     /// Rows that may still be read at once.
     fn room(&self) -> usize {
-        let records = self.limit.saturating_sub(self.records.len());
+        let records = self.limit.saturating_sub(self.told.len());
         records.min(MAX_SCANNED.saturating_sub(self.scanned)).min(CHUNK)
     }
 }
@@ -82,72 +132,160 @@ struct End {
 }
 
 impl Engine<'_> {
-    /// The cursor of a new consumer of this version.
-    pub fn begin(&self, version: u32, start: Start) -> Cursor {
-        let lanes = self.ends().into_iter().map(|end| match start {
+    /// The cursor of a new consumer of this version, with so many lanes.
+    pub fn begin(&self, version: u32, lanes: u16, start: Start) -> Cursor {
+        let lane = |end: End| match start {
             Start::Beginning => Lane {
                 withdrawals: end.identity,
                 ..Lane::default()
             },
-            Start::Snapshot | Start::Now => Lane {
-                identity: end.identity,
-                activity: end.activity,
-                withdrawals: end.identity,
-            },
-        });
+            Start::Snapshot | Start::Now => {
+                let snapshot = Snapshot {
+                    next: 0,
+                    end: end.identity,
+                };
+                Lane {
+                    snapshot: (start == Start::Snapshot).then_some(snapshot),
+                    identity: end.identity,
+                    activity: end.activity,
+                    withdrawals: end.identity,
+                }
+            }
+        };
         Cursor {
             version,
-            snapshot: (start == Start::Snapshot).then_some(Snapshot { after: None }),
             turn: 0,
-            lanes: lanes.collect(),
+            lanes: self
+                .ends(usize::from(lanes), true)
+                .into_iter()
+                .map(lane)
+                .collect(),
         }
+    }
+
+    /// The cursor of a consumer of another version who moves to this one: with everyone's state anew.
+    pub fn moved(&self, mut cursor: Cursor, version: u32, before: &Definition) -> Cursor {
+        cursor.version = version;
+        let ends = self.ends(cursor.lanes.len(), true);
+        for (lane, end) in cursor.lanes.iter_mut().zip(ends) {
+            lane.snapshot = Some(Snapshot {
+                next: 0,
+                end: lane.identity,
+            });
+            if !follows_activity(before) {
+                lane.activity = end.activity;
+            }
+        }
+        cursor
     }
 
     /// What comes after a cursor: at most `limit` records and those of one more commit. Reads the store; blocks.
     pub fn batch(&self, cursor: Cursor, limit: usize) -> Result<Batch, StoreError> {
-        let ends = self.ends();
+        let ends = self.ends(cursor.lanes.len(), false);
         let mut batch = Batch {
-            records: Vec::new(),
-            withdrawals: Vec::new(),
+            told: Vec::new(),
             more: false,
             scanned: 0,
-            limit: limit.max(1),
+            limit,
             cursor,
         };
         self.tell_withdrawals(&mut batch, &ends)?;
-        self.go_on_with_snapshot(&mut batch)?;
-        if batch.cursor.snapshot.is_none() {
-            self.follow(&mut batch, &ends)?;
-        }
-        batch.more = self.is_behind(&batch.cursor, &ends);
+        self.follow(&mut batch, &ends)?;
+        batch.more = is_behind(&batch.cursor, &ends);
         Ok(batch)
+    }
+
+    /// Only the withdrawals after a cursor, for a consumer who can take nothing else now.
+    pub fn withdrawals(&self, cursor: Cursor) -> Result<Batch, StoreError> {
+        let ends = self.ends(cursor.lanes.len(), false);
+        let mut batch = Batch {
+            told: Vec::new(),
+            more: false,
+            scanned: 0,
+            limit: MAX_SCANNED,
+            cursor,
+        };
+        self.tell_withdrawals(&mut batch, &ends)?;
+        Ok(batch)
+    }
+
+    /// The cursor, of one lane, of a consumer who wants what happened since a time. Times in the log only grow, but for
+    /// those of imports, which may be older: so it may begin somewhat early.
+    pub fn since(&self, version: u32, time: Timestamp) -> Result<Cursor, StoreError> {
+        let mut cursor = self.begin(version, 1, Start::Now);
+        for lane in &mut cursor.lanes {
+            lane.identity = self.first_since(Stream::Identity, lane.identity, time)?;
+            lane.activity = self.first_since(Stream::Activity, lane.activity, time)?;
+        }
+        Ok(cursor)
+    }
+
+    fn first_since(&self, stream: Stream, end: Offset, time: Timestamp) -> Result<Offset, StoreError> {
+        let (mut low, mut high) = (0, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let rows = self.views.changes(self.tenant, stream, self.first, middle, 1)?;
+            match rows.first() {
+                Some((offset, change)) if change.events.iter().all(|e| e.time < time) => low = offset + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
     }
 
     /// Whether there is anything to look at after a cursor.
     pub fn has_more(&self, cursor: &Cursor) -> bool {
-        self.is_behind(cursor, &self.ends())
+        is_behind(cursor, &self.ends(cursor.lanes.len(), false))
     }
 
-    fn is_behind(&self, cursor: &Cursor, ends: &[End]) -> bool {
-        let behind = |(lane, end): (&Lane, &End)| {
-            lane.identity < end.identity || lane.withdrawals < end.identity || lane.activity < end.activity
-        };
-        cursor.snapshot.is_some() || cursor.lanes.iter().zip(ends).any(behind)
+    /// What an item says now; nothing if its subject may not be seen. A withdrawal is told in any case.
+    pub fn record(&self, item: &Item) -> Result<Option<Record>, StoreError> {
+        if let Item::Withdrawn { withdrawal, .. } = item {
+            return Ok(self.withdrawn(withdrawal));
+        }
+        let user = self.views.user(self.tenant, item.user())?;
+        if !gate::is_open(self.definition, &user) {
+            return Ok(None);
+        }
+        Ok(match item {
+            Item::Withdrawn { .. } => None,
+            Item::State { user: id } => Some(self.state(*id, &user)),
+            Item::Happened {
+                user: id,
+                event,
+                as_state,
+                ..
+            } => Some(self.happened(*id, &user, event, *as_state)),
+        })
     }
 
     /// What is folded of every partition. Users must be folded first: a record shows them as they are after its event.
-    fn ends(&self) -> Vec<End> {
-        let next = |projection, stream, p| self.views.next(projection, stream, Partition(p)).unwrap_or(0);
-        (0..self.partitions)
-            .map(|p| End {
-                identity: next(changes::NAME, Stream::Identity, p).min(next(
-                    users::NAME,
-                    Stream::Identity,
-                    p,
-                )),
-                activity: next(changes::NAME, Stream::Activity, p),
+    fn ends(&self, lanes: usize, whole: bool) -> Vec<End> {
+        let next = |projection, stream, p| self.views.next(projection, stream, p).unwrap_or(0);
+        // A feed that names nothing of the activity stream does not follow it.
+        let activity = whole || follows_activity(self.definition);
+        (0..lanes)
+            .map(|lane| {
+                let p = self.partition(lane);
+                let changes = next(changes::NAME, Stream::Identity, p);
+                End {
+                    identity: changes.min(next(users::NAME, Stream::Identity, p)),
+                    activity: if activity {
+                        next(changes::NAME, Stream::Activity, p)
+                    } else {
+                        0
+                    },
+                }
             })
             .collect()
+    }
+
+    fn partition(&self, lane: usize) -> Partition {
+        Partition(
+            self.first
+                .0
+                .saturating_add(u16::try_from(lane).unwrap_or(u16::MAX)),
+        )
     }
 
     fn tell_withdrawals(&self, batch: &mut Batch, ends: &[End]) -> Result<(), StoreError> {
@@ -164,7 +302,7 @@ impl Engine<'_> {
 
     /// Some withdrawals of one partition. Those of one commit share an offset and are told together.
     fn tell_some(&self, batch: &mut Batch, lane: usize, end: End) -> Result<(), StoreError> {
-        let partition = partition(lane);
+        let partition = self.partition(lane);
         let from = batch.cursor.lanes[lane].withdrawals;
         let rows = self
             .views
@@ -187,81 +325,49 @@ impl Engine<'_> {
             told = offset;
             batch.scanned += 1;
             if let Some(record) = self.withdrawn(&withdrawal) {
-                batch.records.push(record);
-                let event_id = withdrawal.id;
-                batch
-                    .withdrawals
-                    .push((partition, HandedOver { event_id, offset }));
+                let item = Item::Withdrawn {
+                    partition,
+                    offset,
+                    withdrawal,
+                };
+                batch.told.push((item, record));
             }
         }
         batch.cursor.lanes[lane].withdrawals = next;
         Ok(())
     }
 
-    /// What the consumer must be told of a withdrawal; nothing if the feed rests on another purpose.
+    /// What the consumer must be told of a withdrawal; nothing if it never knew of the user.
     fn withdrawn(&self, withdrawal: &Withdrawal) -> Option<Record> {
-        let reason = match &withdrawal.cause {
-            Cause::Purpose(purpose) if self.definition.purpose.as_ref() != Some(purpose) => return None,
-            Cause::Purpose(_) => Reason::ConsentWithdrawn,
-            Cause::Disabled => Reason::Disabled,
-            Cause::Erased => Reason::Erased,
-        };
+        if !concerns(withdrawal, self.definition.purpose.as_deref()) {
+            return None;
+        }
         Some(Record {
             id: self.keys.record(self.scope(), withdrawal.id),
             kind: WITHDRAWN.into(),
             subject: self.keys.subject(self.scope(), withdrawal.user),
             time: Some(withdrawal.time),
             sequence: withdrawal.sequence,
-            data: Data::Withdrawn { reason },
+            data: Data::Withdrawn {
+                reason: withdrawal.cause.into(),
+            },
         })
-    }
-
-    fn go_on_with_snapshot(&self, batch: &mut Batch) -> Result<(), StoreError> {
-        while let Some(Snapshot { after }) = batch.cursor.snapshot {
-            if batch.is_full() {
-                return Ok(());
-            }
-            let limit = batch.room();
-            let rows = self.views.users(self.tenant, after, limit)?;
-            batch.scanned += rows.len();
-            let last = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == limit);
-            batch.cursor.snapshot = last.map(|id| Snapshot { after: Some(id) });
-            for (id, user) in rows {
-                if gate::is_open(self.definition, &user) {
-                    batch.records.push(self.snapshot(id, &user));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn snapshot(&self, id: UserId, user: &User) -> Record {
-        Record {
-            id: self.keys.snapshot(self.scope(), id, user.version),
-            kind: SNAPSHOT.into(),
-            subject: self.keys.subject(self.scope(), id),
-            time: None,
-            sequence: user.version,
-            data: self.state(user),
-        }
-    }
-
-    fn state(&self, user: &User) -> Data {
-        Data::State {
-            fields: gate::fields(self.definition, user, self.settings),
-        }
     }
 
     /// Turns from partition to partition until the batch is full or nothing is left.
     fn follow(&self, batch: &mut Batch, ends: &[End]) -> Result<(), StoreError> {
         loop {
             let mut found = false;
-            for _ in 0..self.partitions {
+            for _ in 0..ends.len() {
                 if batch.is_full() {
                     return Ok(());
                 }
-                let lane = usize::from(batch.cursor.turn % self.partitions);
-                batch.cursor.turn = (batch.cursor.turn + 1) % self.partitions;
+                let lane = usize::from(batch.cursor.turn) % ends.len();
+                batch.cursor.turn = u16::try_from((lane + 1) % ends.len()).unwrap_or(0);
+                if batch.cursor.lanes[lane].snapshot.is_some() {
+                    found |= self.go_on_with_snapshot(batch, lane)?;
+                    continue;
+                }
                 for stream in [Stream::Identity, Stream::Activity] {
                     found |= self.follow_one(batch, stream, lane, ends[lane])?;
                 }
@@ -272,6 +378,33 @@ impl Engine<'_> {
         }
     }
 
+    /// The state of some who registered in this partition. Whether there may be more.
+    fn go_on_with_snapshot(&self, batch: &mut Batch, lane: usize) -> Result<bool, StoreError> {
+        let Some(Snapshot { next, end }) = batch.cursor.lanes[lane].snapshot else {
+            return Ok(false);
+        };
+        let limit = batch.room();
+        let rows = self
+            .views
+            .changes(self.tenant, Stream::Identity, self.partition(lane), next, limit)?;
+        batch.scanned += rows.len();
+        let last = rows
+            .last()
+            .map(|(offset, _)| *offset)
+            .filter(|_| rows.len() == limit);
+        for (_, change) in rows.into_iter().take_while(|(offset, _)| *offset < end) {
+            if change.events.iter().any(|e| e.kind == REGISTERED) {
+                let item = Item::State { user: change.user };
+                if let Some(record) = self.record(&item)? {
+                    batch.told.push((item, record));
+                }
+            }
+        }
+        let next = last.map(|offset| offset + 1).filter(|next| *next < end);
+        batch.cursor.lanes[lane].snapshot = next.map(|next| Snapshot { next, end });
+        Ok(true)
+    }
+
     /// Some changes of one partition; whether there were any.
     fn follow_one(
         &self,
@@ -280,7 +413,7 @@ impl Engine<'_> {
         lane: usize,
         end: End,
     ) -> Result<bool, StoreError> {
-        let at = &mut batch.cursor.lanes[lane];
+        let at = batch.cursor.lanes[lane];
         let (from, end) = match stream {
             Stream::Identity => (at.identity, end.identity),
             Stream::Activity => (at.activity, end.activity),
@@ -291,16 +424,15 @@ impl Engine<'_> {
         }
         let rows = self
             .views
-            .changes(self.tenant, stream, partition(lane), from, limit)?;
-        let read = rows.len();
-        let mut next = if read < limit { end } else { from };
+            .changes(self.tenant, stream, self.partition(lane), from, limit)?;
+        let mut next = if rows.len() < limit { end } else { from };
         for (offset, change) in rows {
             if offset >= end {
                 next = end;
                 break;
             }
             batch.scanned += 1;
-            self.records_of(&change, &mut batch.records)?;
+            self.tell(change, (stream, offset), &mut batch.told)?;
             next = next.max(offset + 1);
         }
         let at = &mut batch.cursor.lanes[lane];
@@ -311,39 +443,81 @@ impl Engine<'_> {
         Ok(true)
     }
 
-    fn records_of(&self, change: &Change, records: &mut Vec<Record>) -> Result<(), StoreError> {
-        let named = |e: &&Happened| self.definition.events.contains(&*e.kind) && !self.closes(e);
-        let mut wanted = change.events.iter().filter(named).peekable();
-        let opening = change.events.iter().find(|e| self.opens(e));
-        if wanted.peek().is_none() && opening.is_none() {
+    fn tell(
+        &self,
+        change: Change,
+        (stream, offset): (Stream, Offset),
+        told: &mut Vec<(Item, Record)>,
+    ) -> Result<(), StoreError> {
+        let named = |e: &Happened| self.definition.events.contains(&*e.kind) && !self.closes(e);
+        let any_named = change.events.iter().any(named);
+        let wanted: Vec<_> = if any_named {
+            change.events.into_iter().filter(named).collect()
+        } else {
+            change
+                .events
+                .into_iter()
+                .find(|e| self.opens(e))
+                .into_iter()
+                .collect()
+        };
+        if wanted.is_empty() {
             return Ok(());
         }
         let user = self.views.user(self.tenant, change.user)?;
-        if !gate::is_open(self.definition, &user) {
-            return Ok(());
-        }
-        let subject = self.keys.subject(self.scope(), change.user);
-        let record = |e: &Happened, kind| Record {
-            id: self.keys.record(self.scope(), e.id),
-            kind,
-            subject,
-            time: Some(e.time),
-            sequence: e.sequence,
-            data: self.state(&user),
-        };
-        if wanted.peek().is_none() {
-            records.extend(opening.map(|e| record(e, SNAPSHOT.into())));
-        } else {
-            records.extend(wanted.map(|e| record(e, e.kind.clone())));
+        if gate::is_open(self.definition, &user) {
+            told.extend(wanted.into_iter().map(|event| {
+                let record = self.happened(change.user, &user, &event, !any_named);
+                let item = Item::Happened {
+                    user: change.user,
+                    stream,
+                    offset,
+                    event,
+                    as_state: !any_named,
+                };
+                (item, record)
+            }));
         }
         Ok(())
+    }
+
+    fn state(&self, id: UserId, user: &User) -> Record {
+        Record {
+            id: self.keys.snapshot(self.scope(), id, user.version),
+            kind: SNAPSHOT.into(),
+            subject: self.keys.subject(self.scope(), id),
+            time: None,
+            sequence: user.version,
+            data: self.fields(user),
+        }
+    }
+
+    fn happened(&self, id: UserId, user: &User, event: &Happened, as_state: bool) -> Record {
+        Record {
+            id: self.keys.record(self.scope(), event.id),
+            kind: if as_state {
+                SNAPSHOT.into()
+            } else {
+                event.kind.clone()
+            },
+            subject: self.keys.subject(self.scope(), id),
+            time: Some(event.time),
+            sequence: event.sequence,
+            data: self.fields(user),
+        }
+    }
+
+    fn fields(&self, user: &User) -> Data {
+        Data::State {
+            fields: gate::fields(self.definition, user, self.settings),
+        }
     }
 
     /// Whether a subject may have come into sight with an event.
     fn opens(&self, e: &Happened) -> bool {
         match &*e.kind {
             "user.enabled" => true,
-            "user.registered" => self.definition.purpose.is_none(),
+            REGISTERED => self.definition.purpose.is_none(),
             "consent.granted" => e.purpose.is_some() && e.purpose == self.definition.purpose,
             _ => false,
         }
@@ -362,6 +536,26 @@ impl Engine<'_> {
     }
 }
 
-fn partition(lane: usize) -> Partition {
-    Partition(u16::try_from(lane).unwrap_or(u16::MAX))
+/// Whether a withdrawal concerns a feed that rests on this purpose. One that rests on none knows everybody.
+pub fn concerns(withdrawal: &Withdrawal, purpose: Option<&str>) -> bool {
+    match purpose {
+        Some(purpose) => withdrawal.purposes.contains(purpose),
+        None => withdrawal.cause != Cause::Consent,
+    }
+}
+
+const REGISTERED: &str = "user.registered";
+
+fn is_behind(cursor: &Cursor, ends: &[End]) -> bool {
+    let behind = |(lane, end): (&Lane, &End)| {
+        lane.snapshot.is_some()
+            || lane.identity < end.identity
+            || lane.withdrawals < end.identity
+            || lane.activity < end.activity
+    };
+    cursor.lanes.iter().zip(ends).any(behind)
+}
+
+fn follows_activity(definition: &Definition) -> bool {
+    definition.events.iter().any(|kind| feed::is_activity(kind))
 }

@@ -23,13 +23,13 @@ pub fn news(
     views: &Views,
     tenant: &TenantId,
     feed: &str,
-    withdrawals: &[(Partition, HandedOver)],
+    withdrawals: impl Iterator<Item = (Partition, HandedOver)>,
 ) -> Result<Told, StoreError> {
     let mut told = Told::new();
     for (partition, withdrawal) in withdrawals {
-        let known = views.handover(tenant, feed, *partition, withdrawal)?;
+        let known = views.handover(tenant, feed, partition, &withdrawal)?;
         if known.delivered_at.is_none() {
-            told.entry(*partition).or_default().push(*withdrawal);
+            told.entry(partition).or_default().push(withdrawal);
         }
     }
     Ok(told)

@@ -4,7 +4,8 @@ use aws_lc_rs::hmac;
 use gatelog_events::ids::{EventId, TenantId, UserId};
 use uuid::Uuid;
 
-use crate::auth::secrets::Secret;
+use super::webhook::signature::{InvalidSecret, Secret};
+use crate::auth::secrets;
 
 /// The key of all feeds. It derives from the routing secret, which never changes: a pseudonym is for ever, too.
 #[derive(Clone)]
@@ -18,7 +19,7 @@ pub struct Scope<'a> {
 }
 
 impl FeedKeys {
-    pub fn new(routing_secret: &Secret) -> Self {
+    pub fn new(routing_secret: &secrets::Secret) -> Self {
         let routing = hmac::Key::new(hmac::HMAC_SHA256, routing_secret.expose());
         let derived = hmac::sign(&routing, b"gatelog feeds v1");
         Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
@@ -39,6 +40,22 @@ impl FeedKeys {
         self.name("snapshot", scope, &[user.as_bytes(), &version.to_be_bytes()])
     }
 
+    /// The secret that signs what is posted to a webhook. It is derived, so that it is kept nowhere; a rotation counts
+    /// `number` up.
+    pub fn webhook_secret(
+        &self,
+        scope: Scope<'_>,
+        webhook: &str,
+        number: u32,
+    ) -> Result<Secret, InvalidSecret> {
+        let mac = self.sign(
+            "webhook-secret",
+            scope,
+            &[webhook.as_bytes(), &number.to_be_bytes()],
+        );
+        Secret::new(mac.as_ref().to_vec())
+    }
+
     /// A MAC over a cursor's bytes.
     pub fn seal(&self, scope: Scope<'_>, cursor: &[u8]) -> [u8; 16] {
         self.mac("cursor", scope, &[cursor])
@@ -49,6 +66,13 @@ impl FeedKeys {
     }
 
     fn mac(&self, label: &str, scope: Scope<'_>, parts: &[&[u8]]) -> [u8; 16] {
+        let mut out = [0; 16];
+        out.copy_from_slice(&self.sign(label, scope, parts).as_ref()[..16]);
+        out
+    }
+
+    /// HMAC-SHA-256 over a label, the feed and parts, each with its length before it.
+    fn sign(&self, label: &str, scope: Scope<'_>, parts: &[&[u8]]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.0);
         let own = [
             label.as_bytes(),
@@ -59,8 +83,6 @@ impl FeedKeys {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
-        let mut out = [0; 16];
-        out.copy_from_slice(&context.sign().as_ref()[..16]);
-        out
+        context.sign()
     }
 }

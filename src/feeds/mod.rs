@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  changes (in the log's order) ─┐
-//!  withdrawals (apart, first) ───┼─▶ engine ─▶ records ─▶ a shape: HTTP page, SSE, …
+//!  withdrawals (apart, first) ───┼─▶ engine ─▶ records ─▶ a shape: HTTP page, SSE, webhook
 //!  users (as they are now) ──────┘      │ cursor
 //!                                       └─▶ handover: who was told of a withdrawal when
 //! ```
@@ -17,5 +17,7 @@ pub mod engine;
 pub mod gate;
 pub mod handover;
 pub mod keys;
+pub mod push;
 pub mod record;
 pub mod schema;
+pub mod webhook;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use gatelog_events::clock::Timestamp;
 use gatelog_events::ids::TenantId;
+use gatelog_projections::changes::Cause;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -50,6 +51,16 @@ pub enum Reason {
     ConsentWithdrawn,
     Disabled,
     Erased,
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Consent => Reason::ConsentWithdrawn,
+            Cause::Disabled => Reason::Disabled,
+            Cause::Erased => Reason::Erased,
+        }
+    }
 }
 
 /// The `type` of records of a kind.

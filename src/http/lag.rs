@@ -4,7 +4,7 @@ use futures::future::try_join_all;
 use gatelog_events::ids::{Partition, Stream};
 use gatelog_events::log::LogError;
 use gatelog_projections::applied::Stopped;
-use gatelog_projections::{consents, handovers, identifiers, logins, settings, users};
+use gatelog_projections::{consents, handovers, identifiers, logins, settings, users, webhooks};
 
 use crate::node::Node;
 
@@ -23,7 +23,7 @@ pub fn streams(projection: &str) -> &'static [Stream] {
         users::NAME | logins::NAME | identifiers::NAME | settings::NAME | consents::NAME => {
             &[Stream::Identity]
         }
-        handovers::NAME => &[Stream::Activity],
+        handovers::NAME | webhooks::NAME => &[Stream::Activity],
         _ => &Stream::ALL,
     }
 }

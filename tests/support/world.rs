@@ -33,6 +33,7 @@ pub fn config(dir: &Path) -> Config {
         tenant: TenantId::default(),
         bootstrap_api_key: None,
         trusted_proxies: vec![],
+        webhooks: Default::default(),
         access_token_lifetime: Duration::from_secs(900),
         signing_algorithm: SigningAlgorithm::default(),
         session: session::Policy::default(),

@@ -3,7 +3,7 @@
 //! What a feed is stands among the tenant's settings ([`super::tenant`]). That a withdrawal was handed over is said in the
 //! activity stream, in the partition of the withdrawal itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,6 +15,7 @@ use super::plan::PlanEvent;
 use super::profile::ProfileField;
 use super::session::SessionEvent;
 use super::user::UserEvent;
+use super::webhook::{DeadLetter, DeadLetterRef, Progress, Webhook};
 use super::{Event, Payload, events};
 use crate::clock::Timestamp;
 use crate::ids::{EventId, Offset};
@@ -26,6 +27,14 @@ events! {
         WithdrawalsDelivered(Handover) = "com.gatelog.feed.withdrawals_delivered.v1",
         /// The consumer has said, by going on from there, that it knows of them.
         WithdrawalsAcknowledged(Handover) = "com.gatelog.feed.withdrawals_acknowledged.v1",
+        /// A webhook's receiver has taken everything up to here.
+        Progressed(Progress) = "com.gatelog.feed.progressed.v1",
+        /// A webhook's receiver did not take it, and is not asked any more.
+        DeadLettered(DeadLetter) = "com.gatelog.feed.dead_lettered.v1",
+        /// Dead letters are to be sent again.
+        Redriven(DeadLetterRef) = "com.gatelog.feed.redriven.v1",
+        /// Dead letters were taken at last.
+        Redelivered(DeadLetterRef) = "com.gatelog.feed.redelivered.v1",
     }
 }
 
@@ -54,17 +63,27 @@ pub const MAX_HANDED_OVER: usize = 256;
 pub enum Command {
     WithdrawalsDelivered(Handover),
     WithdrawalsAcknowledged(Handover),
+    Progressed(Progress),
+    DeadLettered(DeadLetter),
+    Redriven(DeadLetterRef),
+    Redelivered(DeadLetterRef),
 }
 
-/// What follows: what was handed over is so, and nobody can refuse it. An empty hand-over is no event.
+/// What follows: what happened between a feed and its consumer is so, and nobody can refuse it. Nothing handed over is no
+/// event.
 pub fn decide(command: Command) -> Vec<Event> {
-    let (Command::WithdrawalsDelivered(handover) | Command::WithdrawalsAcknowledged(handover)) = &command;
-    if handover.withdrawals.is_empty() {
-        return vec![];
-    }
     let event = match command {
-        Command::WithdrawalsDelivered(handover) => FeedEvent::WithdrawalsDelivered(handover),
-        Command::WithdrawalsAcknowledged(handover) => FeedEvent::WithdrawalsAcknowledged(handover),
+        Command::WithdrawalsDelivered(e) | Command::WithdrawalsAcknowledged(e)
+            if e.withdrawals.is_empty() =>
+        {
+            return vec![];
+        }
+        Command::WithdrawalsDelivered(e) => FeedEvent::WithdrawalsDelivered(e),
+        Command::WithdrawalsAcknowledged(e) => FeedEvent::WithdrawalsAcknowledged(e),
+        Command::Progressed(e) => FeedEvent::Progressed(e),
+        Command::DeadLettered(e) => FeedEvent::DeadLettered(e),
+        Command::Redriven(e) => FeedEvent::Redriven(e),
+        Command::Redelivered(e) => FeedEvent::Redelivered(e),
     };
     vec![event.into()]
 }
@@ -191,6 +210,8 @@ pub struct Feed {
     /// Version 1 comes first.
     pub versions: Vec<Version>,
     pub retired_at: Option<Timestamp>,
+    /// Where its records are posted, by name.
+    pub webhooks: BTreeMap<String, Webhook>,
 }
 
 impl Feed {

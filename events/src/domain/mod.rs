@@ -21,6 +21,7 @@ pub mod profile;
 pub mod session;
 pub mod tenant;
 pub mod user;
+pub mod webhook;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::consent::NoticeRef;
 use super::feed::{self, Definition, Feed};
+use super::webhook::{
+    self, WebhookPaused, WebhookRemoved, WebhookReplayed, WebhookSecretRotated, WebhookSet,
+};
 use super::{Event, Payload, events};
 use crate::clock::Timestamp;
 use crate::ids::ApiKeyId;
@@ -20,6 +23,11 @@ events! {
         ApiKeyRevoked(ApiKeyRevoked) = "com.gatelog.tenant.api_key_revoked.v1",
         FeedDefined(FeedDefined) = "com.gatelog.tenant.feed_defined.v1",
         FeedRetired(FeedRetired) = "com.gatelog.tenant.feed_retired.v1",
+        WebhookSet(WebhookSet) = "com.gatelog.tenant.webhook_set.v1",
+        WebhookRemoved(WebhookRemoved) = "com.gatelog.tenant.webhook_removed.v1",
+        WebhookPaused(WebhookPaused) = "com.gatelog.tenant.webhook_paused.v1",
+        WebhookSecretRotated(WebhookSecretRotated) = "com.gatelog.tenant.webhook_secret_rotated.v1",
+        WebhookReplayed(WebhookReplayed) = "com.gatelog.tenant.webhook_replayed.v1",
     }
 }
 
@@ -193,6 +201,11 @@ impl Settings {
                     feed.retired_at = Some(time);
                 }
             }
+            TenantEvent::WebhookSet(_)
+            | TenantEvent::WebhookRemoved(_)
+            | TenantEvent::WebhookPaused(_)
+            | TenantEvent::WebhookSecretRotated(_)
+            | TenantEvent::WebhookReplayed(_) => webhook::evolve(&mut self.feeds, event, sequence),
         }
     }
 }
@@ -214,6 +227,7 @@ pub enum Command {
     RetireFeed {
         name: String,
     },
+    Webhook(webhook::Command),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -242,6 +256,12 @@ pub enum Rejection {
     UnknownFeedEvent(String),
     #[error("the feed has {MAX_FEED_VERSIONS} versions, and no more are kept: define another feed")]
     TooManyFeedVersions,
+    #[error("the feed has no such version")]
+    FeedVersionNotFound,
+    #[error("there is no webhook of this name")]
+    WebhookNotFound,
+    #[error("the feed has {} webhooks, and may have no more", webhook::MAX_WEBHOOKS)]
+    TooManyWebhooks,
 }
 
 /// Decides on a change of settings. What is so already is no event.
@@ -272,6 +292,7 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
             )),
         },
         Command::DefineFeed(e) => define_feed(settings, e),
+        Command::Webhook(command) => webhook::decide(&settings.feeds, command),
         Command::RetireFeed { name } => match settings.feeds.get(&name) {
             None => Err(Rejection::FeedNotFound),
             Some(feed) => Ok(unless(

@@ -20,7 +20,11 @@ use gatelog_events::domain::user::{
     EmailChanged, EmailVerified, NewEmail, Origin, PasswordHash, PasswordReason, PasswordSet, Person,
     ProfileChanged, ProfileUpdate, Registered, RoleChange, StatusChange, UserEvent, Verification,
 };
-use gatelog_events::ids::{ApiKeyId, EventId};
+use gatelog_events::domain::webhook::{
+    DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, WebhookPaused, WebhookRemoved,
+    WebhookReplayed, WebhookSecretRotated, WebhookSet,
+};
+use gatelog_events::ids::{ApiKeyId, EventId, Stream};
 use uuid::Uuid;
 
 use super::{NOON, at, email, session_id};
@@ -315,6 +319,81 @@ pub fn handover() -> Handover {
     }
 }
 
+pub const MARKETING: &str = "marketing";
+pub const CRM: &str = "crm";
+
+pub fn webhook_set(url: &str, version: u32) -> WebhookSet {
+    WebhookSet {
+        feed: MARKETING.into(),
+        name: CRM.into(),
+        url: url.into(),
+        version,
+        concurrency: 8,
+    }
+}
+
+pub fn webhook_paused(reason: PauseReason) -> WebhookPaused {
+    WebhookPaused {
+        feed: MARKETING.into(),
+        name: CRM.into(),
+        reason,
+    }
+}
+
+pub fn webhook_rotated() -> WebhookSecretRotated {
+    WebhookSecretRotated {
+        feed: MARKETING.into(),
+        name: CRM.into(),
+        former_until: at("2026-11-25T12:00:00Z"),
+    }
+}
+
+pub fn webhook_replayed(from: ReplayFrom) -> WebhookReplayed {
+    WebhookReplayed {
+        feed: MARKETING.into(),
+        name: CRM.into(),
+        from,
+    }
+}
+
+pub fn progress() -> Progress {
+    Progress {
+        feed: MARKETING.into(),
+        webhook: CRM.into(),
+        generation: 7,
+        snapshot: Some((10, 20)),
+        identity: 41,
+        activity: 0,
+        withdrawals: 43,
+    }
+}
+
+pub fn dead_letter() -> DeadLetter {
+    DeadLetter {
+        feed: MARKETING.into(),
+        webhook: CRM.into(),
+        record: Uuid::from_u128(0x99),
+        user: super::ada(),
+        told: Told::Happened {
+            stream: Stream::Identity,
+            offset: 41,
+            event_id: EventId(Uuid::from_u128(0x77)),
+            as_state: false,
+        },
+        attempts: 14,
+        status: Some(500),
+        reason: "the receiver answered 500".into(),
+    }
+}
+
+pub fn dead_letters() -> DeadLetterRef {
+    DeadLetterRef {
+        feed: MARKETING.into(),
+        webhook: CRM.into(),
+        records: vec![Uuid::from_u128(0x99)],
+    }
+}
+
 pub fn one_of_each() -> Vec<Event> {
     let plan = |kind: fn(PlanChange) -> PlanEvent| -> Event {
         let reason = Some("asked by phone".to_owned());
@@ -364,5 +443,18 @@ pub fn one_of_each() -> Vec<Event> {
         feed_retired(),
         FeedEvent::WithdrawalsDelivered(handover()).into(),
         FeedEvent::WithdrawalsAcknowledged(handover()).into(),
+        TenantEvent::WebhookSet(webhook_set("https://crm.example.com/hooks", 1)).into(),
+        TenantEvent::WebhookRemoved(WebhookRemoved {
+            feed: MARKETING.into(),
+            name: CRM.into(),
+        })
+        .into(),
+        TenantEvent::WebhookPaused(webhook_paused(PauseReason::Gone)).into(),
+        TenantEvent::WebhookSecretRotated(webhook_rotated()).into(),
+        TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Time(at("2026-11-01T00:00:00Z")))).into(),
+        FeedEvent::Progressed(progress()).into(),
+        FeedEvent::DeadLettered(dead_letter()).into(),
+        FeedEvent::Redriven(dead_letters()).into(),
+        FeedEvent::Redelivered(dead_letters()).into(),
     ]
 }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -14,12 +13,13 @@ use futures::stream::{self, Stream, StreamExt};
 use gatelog_events::clock;
 use gatelog_events::domain::feed::{Command, Version};
 use gatelog_events::domain::tenant::Settings;
+use gatelog_events::ids::Partition;
 use gatelog_projections::{changes, users};
 use serde::{Deserialize, Serialize};
 
 use super::feeds::known;
 use crate::error::{Kind, Problem};
-use crate::feeds::cursor::{Cursor, Snapshot};
+use crate::feeds::cursor::Cursor;
 use crate::feeds::engine::{Batch, Engine, Start};
 use crate::feeds::handover;
 use crate::feeds::keys::Scope;
@@ -231,32 +231,36 @@ impl Follower {
         };
         let given = resumed.as_ref().map(|text| (text, "Last-Event-ID"));
         let given = given.or(query.after.as_ref().map(|text| (text, "after")));
-        let cursor = match given {
-            Some((text, field)) => {
-                let partitions = app.node.log.partitions();
-                let cursor = Cursor::open(text, &app.node.feed_keys, scope, partitions);
-                Some(moved(cursor.map_err(|_| no_cursor(field))?, wanted))
-            }
+        let partitions = app.node.log.partitions();
+        let given = match given {
+            Some((text, field)) => Some(
+                Cursor::open(text, &app.node.feed_keys, scope, partitions).map_err(|_| no_cursor(field))?,
+            ),
             None => None,
         };
+        let number = wanted.or(given.as_ref().map(|c| c.version)).unwrap_or(newest);
         let mut follower = Self {
-            cursor: cursor.unwrap_or(Cursor {
-                version: wanted.unwrap_or(newest),
-                snapshot: None,
+            cursor: Cursor {
+                version: number,
                 turn: 0,
                 lanes: Vec::new(),
-            }),
+            },
             limit: DEFAULT_LIMIT,
             app,
             caller,
             feed,
         };
         let version = follower.version(&settings)?;
-        if follower.cursor.lanes.is_empty() {
-            follower.cursor = follower
-                .engine(&settings, version)
-                .begin(follower.cursor.version, start);
-        }
+        let engine = follower.engine(&settings, version);
+        follower.cursor = match given {
+            None => engine.begin(number, partitions, start),
+            Some(cursor) if cursor.version == number => cursor,
+            Some(cursor) => {
+                let before = known(&settings, &follower.feed)?.version(cursor.version);
+                let before = before.ok_or_else(|| no_cursor("after"))?;
+                engine.moved(cursor, number, &before.definition)
+            }
+        };
         Ok(follower)
     }
 
@@ -280,9 +284,9 @@ impl Follower {
             keys: &self.app.node.feed_keys,
             tenant: self.app.tenant(),
             settings,
-            partitions: self.app.node.log.partitions(),
             feed: &self.feed,
             definition: &version.definition,
+            first: Partition(0),
         }
     }
 
@@ -330,7 +334,8 @@ impl Follower {
         });
         let (mut follower, batch) = blocking.await.map_err(|e| Problem::internal(&e))??;
         let (views, tenant) = (&follower.app.node.views, follower.app.tenant());
-        let told = handover::news(views, tenant, &follower.feed, &batch.withdrawals)?;
+        let withdrawals = batch.told.iter().filter_map(|(item, _)| item.handed_over());
+        let told = handover::news(views, tenant, &follower.feed, withdrawals)?;
         follower.record(told, Command::WithdrawalsDelivered).await?;
         follower.cursor = batch.cursor.clone();
         Ok((follower, batch))
@@ -339,7 +344,7 @@ impl Follower {
     async fn page(self, wait: Duration) -> Result<Response, Problem> {
         let until = clock::monotonic() + wait;
         let (mut follower, mut batch) = self.batch().await?;
-        while batch.records.is_empty() {
+        while batch.told.is_empty() {
             let left = until.saturating_duration_since(clock::monotonic());
             if left.is_zero() || follower.is_stopping() {
                 break;
@@ -351,7 +356,7 @@ impl Follower {
         }
         let envelope = follower.envelope();
         ok(&Page {
-            events: batch.records.iter().map(|r| envelope.event(r)).collect(),
+            events: batch.told.iter().map(|(_, r)| envelope.event(r)).collect(),
             next: follower.sealed(),
             more: batch.more,
         })
@@ -378,7 +383,7 @@ impl Follower {
 
     /// A node that is told to stop does not wait for those who follow for ever.
     fn is_stopping(&self) -> bool {
-        self.app.node.stopping.load(Relaxed)
+        self.app.node.is_stopping()
     }
 
     fn stream(self) -> Response {
@@ -400,7 +405,7 @@ impl Follower {
             let before = follower.cursor.clone();
             let (again, batch) = follower.batch().await.ok()?;
             follower = again;
-            if follower.cursor != before && (!batch.records.is_empty() || !batch.more) {
+            if follower.cursor != before && (!batch.told.is_empty() || !batch.more) {
                 let events = follower.events(&batch);
                 return Some((events, Some(follower)));
             }
@@ -415,9 +420,9 @@ impl Follower {
     fn events(&self, batch: &Batch) -> Vec<Event> {
         let envelope = self.envelope();
         let mut events: Vec<_> = batch
-            .records
+            .told
             .iter()
-            .filter_map(|record| Event::default().json_data(envelope.event(record)).ok())
+            .filter_map(|(_, record)| Event::default().json_data(envelope.event(record)).ok())
             .collect();
         let last = events.pop().unwrap_or_default();
         events.push(last.id(self.sealed()));
@@ -439,13 +444,4 @@ fn start(query: &EventsQuery) -> Result<Start, Problem> {
             Err(invalid_query("from", detail.to_owned()))
         }
     }
-}
-
-/// A consumer that moves to another version needs everyone's state in that version, too.
-fn moved(mut cursor: Cursor, wanted: Option<u32>) -> Cursor {
-    if let Some(version) = wanted.filter(|v| *v != cursor.version) {
-        cursor.version = version;
-        cursor.snapshot = Some(Snapshot { after: None });
-    }
-    cursor
 }

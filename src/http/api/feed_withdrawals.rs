@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::feeds::known;
 use crate::auth::api_keys::Scope;
 use crate::error::Problem;
+use crate::feeds::engine::concerns;
 use crate::feeds::keys;
 use crate::feeds::record::Reason;
 use crate::http::app::App;
@@ -144,26 +145,25 @@ impl Place {
     }
 }
 
-/// The purposes on which any version of the feed rests.
-fn purposes(feed: &Feed) -> BTreeSet<&str> {
+/// What any version of the feed rests on: a purpose, or none.
+fn purposes(feed: &Feed) -> BTreeSet<Option<&str>> {
     let all = feed.versions.iter();
-    all.filter_map(|v| v.definition.purpose.as_deref()).collect()
+    all.map(|v| v.definition.purpose.as_deref()).collect()
 }
 
 fn line(
     app: &App,
     feed: &str,
-    purposes: &BTreeSet<&str>,
+    purposes: &BTreeSet<Option<&str>>,
     partition: Partition,
     offset: Offset,
     withdrawal: Withdrawal,
 ) -> Result<Option<Line>, Problem> {
-    let (reason, purpose) = match withdrawal.cause {
-        Cause::Purpose(purpose) if !purposes.contains(&*purpose) => return Ok(None),
-        Cause::Purpose(purpose) => (Reason::ConsentWithdrawn, Some(purpose)),
-        Cause::Disabled => (Reason::Disabled, None),
-        Cause::Erased => (Reason::Erased, None),
+    let concerned = purposes.iter().find(|purpose| concerns(&withdrawal, **purpose));
+    let Some(purpose) = concerned else {
+        return Ok(None);
     };
+    let purpose = purpose.filter(|_| withdrawal.cause == Cause::Consent);
     let handed = HandedOver {
         event_id: withdrawal.id,
         offset,
@@ -176,8 +176,8 @@ fn line(
     Ok(Some(Line {
         user_id: withdrawal.user,
         subject: app.node.feed_keys.subject(scope, withdrawal.user),
-        reason,
-        purpose,
+        reason: withdrawal.cause.into(),
+        purpose: purpose.map(str::to_owned),
         event_id: withdrawal.id,
         position: Position {
             stream: Stream::Identity,

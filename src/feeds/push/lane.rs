@@ -1,0 +1,560 @@
+//! One partition of one webhook.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gatelog_events::clock::{self, Timestamp};
+use gatelog_events::commit::Subject;
+use gatelog_events::domain::feed::{Command, HandedOver, Handover};
+use gatelog_events::domain::webhook::{
+    self, DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, Webhook, WebhookPaused,
+};
+use gatelog_events::domain::{Actor, tenant};
+use gatelog_events::ids::{Partition, UserId};
+use gatelog_projections::changes;
+use gatelog_projections::store::StoreError;
+use gatelog_projections::webhooks::{Dead, Hook};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Key;
+use super::endpoint::{Endpoint, Outcome, URGENT};
+use super::queue::{Job, Queue};
+use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
+use crate::feeds::engine::{Engine, Item, Start};
+use crate::feeds::webhook::schedule::{Attempts, Next};
+use crate::node::Node;
+use crate::writer::{self, Request, WriteError};
+
+/// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top.
+const WINDOW: usize = 512;
+/// Records that are read at once.
+const BATCH: usize = 64;
+/// How often it is said how far the lane has come, and looked whether dead letters are to be sent again.
+const SAY: Duration = Duration::from_secs(1);
+/// How soon after they were taken it is said which withdrawals were.
+const TELL: Duration = Duration::from_millis(50);
+/// Offsets without anything to tell after which it is said that they are passed.
+const PASSED: u64 = 4096;
+const REDRIVEN: usize = 64;
+
+/// What came back of a flight.
+struct Landed {
+    job: Job,
+    result: Result<Option<Outcome>, StoreError>,
+    record: Option<Uuid>,
+    /// When it left.
+    began: Timestamp,
+}
+
+pub(super) struct Lane {
+    node: Arc<Node>,
+    endpoint: Arc<Endpoint>,
+    partition: Partition,
+    webhook: Webhook,
+    /// Up to where everything is in the queue.
+    read: Cursor,
+    /// Up to where everything is done, and what of it was said.
+    passed: Place,
+    said: Place,
+    delivered: bool,
+    queue: Queue,
+    flights: JoinSet<Landed>,
+    told: Vec<HandedOver>,
+    /// When the first attempt at each record was made whose receiver failed.
+    first_attempts: std::collections::HashMap<Uuid, Timestamp>,
+    gone: bool,
+}
+
+impl Lane {
+    pub fn new(node: Arc<Node>, endpoint: Arc<Endpoint>, key: &Key, webhook: Webhook) -> Self {
+        Self {
+            node,
+            endpoint,
+            partition: key.partition,
+            read: Cursor {
+                version: webhook.version,
+                turn: 0,
+                lanes: Vec::new(),
+            },
+            webhook,
+            passed: Place::default(),
+            said: Place::default(),
+            delivered: false,
+            queue: Queue::default(),
+            flights: JoinSet::new(),
+            told: Vec::new(),
+            first_attempts: std::collections::HashMap::new(),
+            gone: false,
+        }
+    }
+
+    /// Until it is stopped; it says then how far it has come.
+    pub async fn run(mut self, stop: CancellationToken) {
+        if let Err(e) = self.begin() {
+            return self.complain("it cannot be read how far it has come", &e);
+        }
+        let mut say = tokio::time::interval(SAY);
+        let mut tell = tokio::time::interval(TELL);
+        loop {
+            // Enabled before looking, so that nothing in between is missed.
+            let applied = self.node.views.applied(changes::NAME);
+            let moved = async {
+                match &applied {
+                    Some(applied) => applied.moved().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(moved);
+            let _ = futures::poll!(moved.as_mut());
+            if let Err(e) = self.read_on() {
+                self.complain("the read models cannot be read", &e);
+                tokio::time::sleep(SAY).await;
+            }
+            self.launch();
+            let wake = self.queue.next_wake();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(Ok(landed)) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
+                () = sleep_until(wake) => {}
+                () = &mut moved => {}
+                _ = tell.tick(), if !self.told.is_empty() => self.say_told().await,
+                _ = say.tick() => {
+                    self.say_progress().await;
+                    self.take_redriven();
+                }
+            }
+            if self.gone {
+                self.pause().await;
+                break;
+            }
+        }
+        self.say_told().await;
+        self.say_progress().await;
+    }
+
+    fn complain(&self, what: &str, e: &dyn std::fmt::Display) {
+        let (feed, webhook) = (&self.endpoint.feed, &self.endpoint.name);
+        tracing::warn!(feed, webhook, partition = %self.partition, error = %e, "{what}");
+    }
+
+    fn hook(&self) -> Hook<'_> {
+        Hook {
+            tenant: &self.node.config.tenant,
+            feed: &self.endpoint.feed,
+            webhook: &self.endpoint.name,
+        }
+    }
+
+    /// Calls what needs the engine; nothing if the feed is not there any more.
+    fn with_engine<T>(
+        &self,
+        f: impl FnOnce(Engine<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let settings = self.node.views.settings(&self.node.config.tenant)?;
+        let feed = settings.feeds.get(&self.endpoint.feed);
+        let live = feed.filter(|f| f.retired_at.is_none());
+        let Some(version) = live.and_then(|f| f.version(self.webhook.version)) else {
+            return Ok(None);
+        };
+        f(Engine {
+            views: &self.node.views,
+            keys: &self.node.feed_keys,
+            tenant: &self.node.config.tenant,
+            settings: &settings,
+            feed: &self.endpoint.feed,
+            definition: &version.definition,
+            first: self.partition,
+        })
+        .map(Some)
+    }
+
+    /// Where it was left, or where the webhook is to begin.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        let known = self.node.views.webhook_progress(self.hook(), self.partition)?;
+        let known = known.filter(|p| p.generation == self.webhook.generation);
+        let version = self.webhook.version;
+        let cursor = match known {
+            Some(progress) => Some(Cursor {
+                version,
+                turn: 0,
+                lanes: vec![place(&progress)],
+            }),
+            None => self.with_engine(|engine| match self.webhook.from {
+                ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
+                ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
+                ReplayFrom::Time(time) => engine.since(version, time),
+            })?,
+        };
+        if let Some(cursor) = cursor {
+            self.passed = cursor.lanes.first().copied().unwrap_or_default();
+            self.said = self.passed;
+            self.read = cursor;
+        }
+        Ok(())
+    }
+
+    /// Takes what is new into the queue: withdrawals always, the rest while there is room.
+    fn read_on(&mut self) -> Result<(), StoreError> {
+        loop {
+            let room = WINDOW.saturating_sub(self.queue.len()).min(BATCH);
+            let before = self.read.clone();
+            if before.lanes.is_empty() {
+                return Ok(());
+            }
+            let batch = self.with_engine(|engine| {
+                if room > 0 {
+                    engine.batch(before.clone(), room)
+                } else {
+                    engine.withdrawals(before.clone())
+                }
+            })?;
+            let Some(batch) = batch else { return Ok(()) };
+            let (more, moved) = (batch.more, batch.cursor != before);
+            self.read = batch.cursor;
+            let then = self.read.lanes.first().copied().unwrap_or_default();
+            if moved {
+                self.queue
+                    .take(batch.told.into_iter().map(|(item, _)| item), then);
+            }
+            if room == 0 || !more || !moved {
+                break;
+            }
+        }
+        if let Some(passed) = self.queue.passed() {
+            self.passed = passed;
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self) {
+        let room = |lane: &Self| {
+            let urgent = if lane.queue.is_urgent() { URGENT } else { 0 };
+            lane.flights.len() < lane.endpoint.concurrency + urgent
+        };
+        while room(self) {
+            let Some(job) = self.queue.next(clock::monotonic()) else {
+                return;
+            };
+            let flight = self.fly(job);
+            self.flights.spawn(flight);
+        }
+    }
+
+    /// One attempt. What is said is decided when it is the record's turn, not before.
+    fn fly(&self, job: Job) -> impl Future<Output = Landed> + Send + 'static {
+        let (node, endpoint, partition) = (self.node.clone(), self.endpoint.clone(), self.partition);
+        let version = self.webhook.version;
+        async move {
+            let urgent = matches!(job.item, Item::Withdrawn { .. });
+            let mut record = None;
+            let began = clock::now();
+            let say = || {
+                let settings = node.views.settings(&node.config.tenant)?;
+                let feed = settings
+                    .feeds
+                    .get(&endpoint.feed)
+                    .filter(|f| f.retired_at.is_none());
+                let Some(version) = feed.and_then(|f| f.version(version)) else {
+                    return Ok(None);
+                };
+                let engine = Engine {
+                    views: &node.views,
+                    keys: &node.feed_keys,
+                    tenant: &node.config.tenant,
+                    settings: &settings,
+                    feed: &endpoint.feed,
+                    definition: &version.definition,
+                    first: partition,
+                };
+                let said = engine.record(&job.item)?;
+                record = said.as_ref().map(|r| r.id);
+                Ok(said)
+            };
+            let result = endpoint.clone().send(urgent, say).await;
+            Landed {
+                job,
+                result,
+                record,
+                began,
+            }
+        }
+    }
+
+    async fn land(&mut self, landed: Landed) {
+        let Landed {
+            job,
+            result,
+            record,
+            began,
+        } = landed;
+        let user = job.item.user();
+        match result {
+            Err(e) => {
+                self.complain("a record cannot be made", &e);
+                self.queue.again(user, clock::monotonic() + SAY);
+            }
+            // Nobody may see it any more.
+            Ok(None) => self.finish(&job, user).await,
+            Ok(Some(Outcome::Taken)) => {
+                self.delivered = true;
+                self.told.extend(job.item.handed_over().map(|(_, handed)| handed));
+                self.finish(&job, user).await;
+                if let Some(record) = record {
+                    self.first_attempts.remove(&record);
+                }
+            }
+            Ok(Some(Outcome::Gone)) => {
+                self.queue.again(user, clock::monotonic() + SAY);
+                self.gone = true;
+            }
+            Ok(Some(Outcome::Failed {
+                status,
+                reason,
+                retry_after,
+            })) => {
+                let record = record.unwrap_or_default();
+                let attempts = Attempts {
+                    first: *self.first_attempts.entry(record).or_insert(began),
+                    made: job.attempts + 1,
+                };
+                let now = clock::now();
+                let lifetime = self.node.config.webhooks.lifetime;
+                match attempts.next(now, retry_after, random(), lifetime) {
+                    Next::At(at) => self.queue.again(user, clock::monotonic() + at.since(now)),
+                    Next::GiveUp => {
+                        self.bury(&job, record, attempts.made, status, reason).await;
+                    }
+                }
+            }
+        }
+        if let Some(passed) = self.queue.passed() {
+            self.passed = passed;
+        }
+    }
+
+    async fn finish(&mut self, job: &Job, user: UserId) {
+        if let Some(record) = job.redriven {
+            let letters = self.letters(record);
+            if let Err(e) = self.submit(Command::Redelivered(letters)).await {
+                self.complain("it cannot be said that a dead letter was taken", &e);
+            }
+        }
+        self.queue.done(user);
+    }
+
+    fn letters(&self, record: Uuid) -> DeadLetterRef {
+        DeadLetterRef {
+            feed: self.endpoint.feed.clone(),
+            webhook: self.endpoint.name.clone(),
+            records: vec![record],
+        }
+    }
+
+    /// Gives up, and says so. Where it cannot be said, it is tried again: nothing is lost in silence.
+    async fn bury(&mut self, job: &Job, record: Uuid, attempts: u32, status: Option<u16>, reason: String) {
+        let user = job.item.user();
+        let letter = DeadLetter {
+            feed: self.endpoint.feed.clone(),
+            webhook: self.endpoint.name.clone(),
+            record,
+            user,
+            told: told(&job.item),
+            attempts,
+            status,
+            reason,
+        };
+        match self.submit(Command::DeadLettered(letter)).await {
+            Ok(()) => {
+                self.delivered = true;
+                self.first_attempts.remove(&record);
+                self.queue.done(user);
+            }
+            Err(e) => {
+                self.complain("a dead letter cannot be written", &e);
+                self.queue.again(user, clock::monotonic() + SAY);
+            }
+        }
+    }
+
+    fn take_redriven(&mut self) {
+        let found = self.node.views.redriven(self.hook(), self.partition, REDRIVEN);
+        let letters = match found {
+            Ok(letters) => letters,
+            Err(e) => return self.complain("dead letters cannot be read", &e),
+        };
+        for dead in letters {
+            let record = dead.letter.record;
+            match self.item(&dead) {
+                Ok(Some(item)) => self.queue.redrive(item, record),
+                Ok(None) => self.complain("a dead letter's event is not there any more", &record),
+                Err(e) => self.complain("a dead letter's event cannot be read", &e),
+            }
+        }
+    }
+
+    /// What a dead letter was to tell.
+    fn item(&self, dead: &Dead) -> Result<Option<Item>, StoreError> {
+        let (views, tenant) = (&self.node.views, &self.node.config.tenant);
+        match dead.letter.told {
+            Told::State => Ok(Some(Item::State {
+                user: dead.letter.user,
+            })),
+            Told::Happened {
+                stream,
+                offset,
+                event_id,
+                as_state,
+            } => {
+                let rows = views.changes(tenant, stream, self.partition, offset, 1)?;
+                let change = rows.into_iter().find(|(at, _)| *at == offset);
+                let events = change.map(|(_, c)| c.events).unwrap_or_default();
+                let event = events.into_iter().find(|e| e.id == event_id);
+                Ok(event.map(|event| Item::Happened {
+                    user: dead.letter.user,
+                    stream,
+                    offset,
+                    event,
+                    as_state,
+                }))
+            }
+            Told::Withdrawn { offset, event_id } => {
+                let rows =
+                    views.withdrawals(tenant, self.partition, offset, gatelog_events::codec::MAX_EVENTS)?;
+                let found = rows.into_iter().find(|(at, w)| *at == offset && w.id == event_id);
+                Ok(found.map(|(offset, withdrawal)| Item::Withdrawn {
+                    partition: self.partition,
+                    offset,
+                    withdrawal,
+                }))
+            }
+        }
+    }
+
+    /// A receiver that answers 2xx was told and has acknowledged.
+    async fn say_told(&mut self) {
+        if self.told.is_empty() {
+            return;
+        }
+        let handover = Handover {
+            feed: self.endpoint.feed.clone(),
+            withdrawals: self.told.clone(),
+        };
+        let said = async {
+            self.submit(Command::WithdrawalsDelivered(handover.clone()))
+                .await?;
+            self.submit(Command::WithdrawalsAcknowledged(handover)).await
+        };
+        match said.await {
+            Ok(()) => self.told.clear(),
+            Err(e) => self.complain("it cannot be said which withdrawals were told", &e),
+        }
+    }
+
+    async fn say_progress(&mut self) {
+        let (now, said) = (self.passed, self.said);
+        let far =
+            now.identity.saturating_sub(said.identity) + now.activity.saturating_sub(said.activity) > PASSED;
+        let first = now.snapshot != said.snapshot;
+        if now == said || !(self.delivered || far || first) || !self.told.is_empty() {
+            return;
+        }
+        let progress = Progress {
+            feed: self.endpoint.feed.clone(),
+            webhook: self.endpoint.name.clone(),
+            generation: self.webhook.generation,
+            snapshot: now.snapshot.map(|s| (s.next, s.end)),
+            identity: now.identity,
+            activity: now.activity,
+            withdrawals: now.withdrawals,
+        };
+        match self.submit(Command::Progressed(progress)).await {
+            Ok(()) => {
+                self.said = now;
+                self.delivered = false;
+            }
+            Err(e) => self.complain("it cannot be said how far it has come", &e),
+        }
+    }
+
+    async fn submit(&self, command: Command) -> Result<(), WriteError> {
+        let partition = Some(self.partition);
+        let command = writer::Command::Feed(command);
+        let request = self.request(Subject::Nobody, partition, command);
+        self.node.router.submit(request).await.map(|_| ())
+    }
+
+    /// The receiver wants nothing any more.
+    async fn pause(&self) {
+        let paused = WebhookPaused {
+            feed: self.endpoint.feed.clone(),
+            name: self.endpoint.name.clone(),
+            reason: PauseReason::Gone,
+        };
+        let command = writer::Command::Tenant(tenant::Command::Webhook(webhook::Command::Pause(paused)));
+        let request = self.request(Subject::Tenant, None, command);
+        if let Err(e) = self.node.router.submit(request).await {
+            self.complain("it cannot be said that the receiver is gone", &e);
+        }
+    }
+
+    fn request(&self, subject: Subject, partition: Option<Partition>, command: writer::Command) -> Request {
+        Request {
+            tenant: self.node.config.tenant.clone(),
+            subject,
+            partition,
+            command,
+            actor: Actor::System,
+            correlation_id: Uuid::nil(),
+            idempotency: None,
+            time: None,
+            after: None,
+        }
+    }
+}
+
+fn place(progress: &Progress) -> Place {
+    Place {
+        snapshot: progress.snapshot.map(|(next, end)| Snapshot { next, end }),
+        identity: progress.identity,
+        activity: progress.activity,
+        withdrawals: progress.withdrawals,
+    }
+}
+
+fn told(item: &Item) -> Told {
+    match item {
+        Item::State { .. } => Told::State,
+        Item::Happened {
+            stream,
+            offset,
+            event,
+            as_state,
+            ..
+        } => Told::Happened {
+            stream: *stream,
+            offset: *offset,
+            event_id: event.id,
+            as_state: *as_state,
+        },
+        Item::Withdrawn {
+            offset, withdrawal, ..
+        } => Told::Withdrawn {
+            offset: *offset,
+            event_id: withdrawal.id,
+        },
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// For jitter. Without randomness there is none.
+fn random() -> u64 {
+    crate::auth::random::<8>().map_or(u64::MAX, u64::from_le_bytes)
+}

@@ -1,0 +1,252 @@
+//! Posts webhooks to endpoints that somebody else chose, so that nothing inside the operator's network is reached by
+//! them (OWASP "Server-Side Request Forgery"): no redirects, no proxies, and connections to checked addresses only.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::RETRY_AFTER;
+
+use super::target::{Policy, Refused, Target, TargetError};
+use gatelog_events::clock::Timestamp;
+
+/// How much of an answer's body is read, in bytes. All of it is thrown away; what is read whole keeps its connection.
+pub const MAX_REPLY: usize = 64 * 1024;
+
+const IDLE: Duration = Duration::from_secs(30);
+const USER_AGENT: &str = concat!("gatelog/", env!("CARGO_PKG_VERSION"));
+
+/// How long a receiver may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For finding the address, connecting and TLS.
+    pub connect: Duration,
+    /// For all of one attempt.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    /// 5 s and 20 s; Standard Webhooks recommends 15 to 30 s for an attempt.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            total: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What a receiver answered. Of the body nothing is kept: it may be an answer from inside the operator's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// How long the receiver asks to wait (RFC 9110 section 10.2.3).
+    pub retry_after: Option<Duration>,
+    /// Bytes of the body that were read and thrown away, at most [`MAX_REPLY`].
+    pub discarded: usize,
+}
+
+/// There was no answer. No text of these errors has the URL's path or query, or an address that a name resolved to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeliveryError {
+    /// Nothing was sent.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Nothing was sent. The field says which address it was, for the operator's eyes only.
+    #[error("url: its host name resolves to addresses that cannot be reached; use the name of a public host")]
+    NameRefused(Refused),
+    /// Nothing was sent.
+    #[error("url: its host name cannot be resolved; check its spelling and its DNS records ({0})")]
+    Unresolved(String),
+    /// Nothing was sent.
+    #[error("headers: a name or value is not valid in HTTP; remove control characters")]
+    Headers,
+    /// Nothing was sent.
+    #[error("the receiver cannot be connected to; check that it runs and its certificate is valid ({0})")]
+    Unconnected(String),
+    /// The receiver may have got the message.
+    #[error("the receiver took too long; it must answer before it does its work")]
+    TimedOut,
+    /// The receiver may have got the message.
+    #[error("the receiver broke off or does not answer in HTTP; check what listens there ({0})")]
+    Broken(String),
+}
+
+/// There is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+#[error("webhooks cannot be sent: {0}")]
+pub struct NoClient(#[from] reqwest::Error);
+
+/// Posts to endpoints. Keeps its connections; cheap to clone.
+#[derive(Clone)]
+pub struct WebhookClient {
+    client: reqwest::Client,
+    policy: Arc<Policy>,
+}
+
+impl WebhookClient {
+    /// A client for this policy. When the policy changes, make a new one: kept connections were checked by the old.
+    ///
+    /// # Errors
+    /// [`NoClient`] if TLS cannot be set up.
+    pub fn new(policy: Policy, timeouts: Timeouts) -> Result<Self, NoClient> {
+        Self::with_lookup(policy, timeouts, Arc::new(|name| Box::pin(lookup(name))))
+    }
+
+    fn with_lookup(policy: Policy, timeouts: Timeouts, lookup: Lookup) -> Result<Self, NoClient> {
+        let policy = Arc::new(policy);
+        let resolver = CheckedResolver {
+            policy: policy.clone(),
+            lookup,
+        };
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            // A proxy would resolve names itself, unchecked.
+            .no_proxy()
+            // When to try again is decided by the schedule.
+            .retry(reqwest::retry::never())
+            .https_only(!policy.allow_http)
+            .dns_resolver(resolver)
+            .connect_timeout(timeouts.connect)
+            .timeout(timeouts.total)
+            .pool_idle_timeout(IDLE)
+            .tcp_nodelay(true)
+            .referer(false)
+            .user_agent(USER_AGENT)
+            .build()?;
+        Ok(Self { client, policy })
+    }
+
+    /// Posts once. `now` is what a date in `Retry-After` is compared with. Whatever status comes back is a [`Reply`],
+    /// also when its body breaks off.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the target is refused or no status comes back in time.
+    pub async fn post(
+        &self,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+        now: Timestamp,
+    ) -> Result<Reply, DeliveryError> {
+        // Hosts that are addresses never come to the resolver.
+        target.check(&self.policy)?;
+        let mut request = self.client.post(target.url().clone()).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.map_err(explain)?;
+        let header = answer.headers().get(RETRY_AFTER);
+        Ok(Reply {
+            status: answer.status().as_u16(),
+            retry_after: header
+                .and_then(|h| h.to_str().ok())
+                .and_then(|text| retry_after(text, now)),
+            discarded: discard(answer).await,
+        })
+    }
+}
+
+async fn discard(mut answer: reqwest::Response) -> usize {
+    let mut length = 0;
+    while length < MAX_REPLY {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => length += chunk.len(),
+            // The status has come, and that is what counts.
+            Ok(None) | Err(_) => break,
+        }
+    }
+    length.min(MAX_REPLY)
+}
+
+/// Seconds or an HTTP date (RFC 9110 section 5.6.7; of its three forms the one that may still be sent).
+fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // Too many digits for u64 are a very long time.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some(Timestamp::from_millis(date.timestamp_millis()).since(now))
+}
+
+type Found = std::io::Result<Vec<SocketAddr>>;
+type Lookup = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Found> + Send>> + Send + Sync>;
+
+async fn lookup(name: String) -> Found {
+    // The port is filled in by the client.
+    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+}
+
+/// Resolves names to allowed addresses. The connection is made to these and the name is not resolved again, so that
+/// another DNS answer a moment later changes nothing.
+struct CheckedResolver {
+    policy: Arc<Policy>,
+    lookup: Lookup,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("{0}")]
+    Refused(Refused),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let found = (self.lookup)(name.as_str().to_owned());
+        let policy = self.policy.clone();
+        Box::pin(async move {
+            let addresses = found.await.map_err(|e| LookupError::Failed(e.to_string()))?;
+            let allowed = allowed(addresses, &policy)?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn allowed(addresses: Vec<SocketAddr>, policy: &Policy) -> Result<Vec<SocketAddr>, LookupError> {
+    let mut refused = None;
+    let mut kept = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        match policy.check(address.ip()) {
+            Ok(()) => kept.push(address),
+            Err(e) => refused = Some(e),
+        }
+    }
+    match (kept.is_empty(), refused) {
+        (false, _) => Ok(kept),
+        (true, Some(refused)) => Err(LookupError::Refused(refused)),
+        (true, None) => Err(LookupError::Failed("it has no addresses".to_owned())),
+    }
+}
+
+fn explain(e: reqwest::Error) -> DeliveryError {
+    match causes(&e).find_map(|cause| cause.downcast_ref()) {
+        Some(LookupError::Refused(refused)) => return DeliveryError::NameRefused(*refused),
+        Some(LookupError::Failed(reason)) => return DeliveryError::Unresolved(reason.clone()),
+        None => {}
+    }
+    // Without reqwest's own text: that has the URL.
+    let reason = || causes(&e).map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if e.is_builder() {
+        DeliveryError::Headers
+    } else if e.is_timeout() {
+        DeliveryError::TimedOut
+    } else if e.is_connect() {
+        DeliveryError::Unconnected(reason())
+    } else {
+        DeliveryError::Broken(reason())
+    }
+}
+
+fn causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(e.source(), |&cause| cause.source())
+}
+
+#[cfg(test)]
+mod tests;

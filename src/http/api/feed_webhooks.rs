@@ -1,0 +1,510 @@
+//! `/v1/feeds/{feed}/webhooks`: where records are posted, their secrets, replays and dead letters.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use gatelog_events::clock::{self, Timestamp};
+use gatelog_events::commit::Subject;
+use gatelog_events::domain::feed::{self, Feed};
+use gatelog_events::domain::tenant;
+use gatelog_events::domain::webhook::{
+    self, DeadLetterRef, PauseReason, ReplayFrom, Webhook, WebhookPaused, WebhookRemoved, WebhookReplayed,
+    WebhookSecretRotated, WebhookSet,
+};
+use gatelog_events::ids::{Partition, Position, UserId};
+use gatelog_projections::webhooks::{Dead, Hook};
+use gatelog_projections::{settings, webhooks};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::feeds::known;
+use crate::auth::api_keys::Scope;
+use crate::error::{Kind, Problem};
+use crate::feeds::keys;
+use crate::feeds::webhook::target::Target;
+use crate::http::app::App;
+use crate::http::ask::{Ask, MinPosition};
+use crate::http::body::Json;
+use crate::http::caller::Caller;
+use crate::http::check::Check;
+use crate::http::cursor::{self, List, PageQuery};
+use crate::http::params::{Name, Query};
+use crate::http::reply::{Done, done, json, ok, written};
+use crate::writer::{Command, Outcome, Request};
+
+const ROUTE: &str = "feed-dead-letters";
+const DEFAULT_CONCURRENCY: u16 = 8;
+const MAX_CONCURRENCY: u16 = 256;
+/// How long a former secret signs beside the new one, in seconds.
+const DEFAULT_OVERLAP: u64 = 24 * 60 * 60;
+const MAX_OVERLAP: u64 = 30 * 24 * 60 * 60;
+/// Dead letters that one request sends again.
+const MAX_REDRIVEN: usize = 1000;
+
+type Named = Path<(String, String)>;
+
+/// Where the records of a feed are to be posted.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookInput {
+    /// Beginning with https://. Addresses that are not public are refused unless the operator allows their network.
+    pub url: String,
+    /// The version of the feed; the newest if absent. Another version begins with everyone's state anew.
+    pub version: Option<u32>,
+    /// Requests at a time from one node, 1 to 256; 8 if absent. Those about one subject always come one after another.
+    pub concurrency: Option<u16>,
+}
+
+/// A webhook, with the secret that signs.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct WebhookDone<'a> {
+    #[schema(value_type = String, example = "identity:3:1024")]
+    pub position: Position,
+    /// As the libraries of Standard Webhooks take it: `whsec_` and base64.
+    pub secret: &'a str,
+}
+
+/// All webhooks of a feed, by name.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Webhooks)]
+pub struct WebhooksBody<'a> {
+    pub webhooks: BTreeMap<&'a str, WebhookBody<'a>>,
+}
+
+/// A webhook without its secret.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Webhook)]
+pub struct WebhookBody<'a> {
+    pub url: &'a str,
+    pub version: u32,
+    pub concurrency: u16,
+    /// `gone` if the receiver answered 410, `operator` if it was paused; PUT it again to go on.
+    #[schema(value_type = Option<String>)]
+    pub paused: Option<PauseReason>,
+    /// How many partitions have begun, and of how many everyone's state has been posted.
+    pub partitions_begun: usize,
+    pub snapshots_done: usize,
+}
+
+/// A rotation of the secret.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotationInput {
+    /// Seconds for which the former secret signs, too: up to 30 days; a day if absent.
+    pub overlap_seconds: Option<u64>,
+}
+
+/// A new beginning.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayInput {
+    /// `snapshot`, `beginning`, or a time (RFC 3339) from which on what happened is posted again.
+    #[schema(example = "2026-11-01T00:00:00Z")]
+    pub from: String,
+}
+
+/// What a receiver did not take.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct DeadLetters {
+    pub dead_letters: Vec<DeadLetterBody>,
+    /// Cursor of the next page; null at the end.
+    pub next: Option<String>,
+}
+
+/// One record that was tried in vain. What it said is not kept: sent again, it says what may be said then.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = DeadLetter)]
+pub struct DeadLetterBody {
+    /// The id of the record, `webhook-id` of its deliveries.
+    pub record: Uuid,
+    #[schema(value_type = Uuid)]
+    pub user_id: UserId,
+    /// Whom the receiver knows this user as.
+    pub subject: Uuid,
+    pub attempts: u32,
+    /// Status of the last answer; null where there was none.
+    pub status: Option<u16>,
+    pub reason: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// When it was asked to be sent again, if it was.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub redriven_at: Option<Timestamp>,
+}
+
+/// Which dead letters are to be sent again.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedriveInput {
+    /// Ids of records; up to 1,000 of those there are if absent.
+    pub records: Option<Vec<Uuid>>,
+}
+
+/// How many will be.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Redriven {
+    pub records: usize,
+}
+
+fn hook(feed: &Feed, name: &str) -> Result<Webhook, Problem> {
+    let hook = feed.webhooks.get(name).cloned();
+    hook.ok_or_else(|| tenant::Rejection::WebhookNotFound.into())
+}
+
+/// The webhooks of a feed.
+#[utoipa::path(
+    get, path = "/v1/feeds/{feed}/webhooks", tag = "feeds", params(("feed" = String, Path)),
+    responses((status = 200, description = "All webhooks, without their secrets", body = WebhooksBody)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Name(name): Name,
+    min: MinPosition,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    min.reached(&app, &[settings::NAME, webhooks::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let mut all = BTreeMap::new();
+    for (webhook, w) in &known(&settings, &name)?.webhooks {
+        let of = Hook {
+            tenant: app.tenant(),
+            feed: &name,
+            webhook,
+        };
+        let (mut begun, mut snapshots) = (0, 0);
+        for partition in (0..app.node.log.partitions()).map(Partition) {
+            let progress = app.node.views.webhook_progress(of, partition)?;
+            if let Some(progress) = progress.filter(|p| p.generation == w.generation) {
+                begun += 1;
+                snapshots += usize::from(progress.snapshot.is_none());
+            }
+        }
+        let body = WebhookBody {
+            url: &w.url,
+            version: w.version,
+            concurrency: w.concurrency,
+            paused: w.paused,
+            partitions_begun: begun,
+            snapshots_done: snapshots,
+        };
+        all.insert(webhook.as_str(), body);
+    }
+    ok(&WebhooksBody { webhooks: all })
+}
+
+/// Sets a webhook. A new one begins with everyone's state; a known one goes on where it stands, also after a pause.
+#[utoipa::path(
+    put, path = "/v1/feeds/{feed}/webhooks/{webhook}", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)), request_body = WebhookInput,
+    responses((status = 200, description = "The webhook is so set", body = WebhookDone)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+    Json { value, raw }: Json<WebhookInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let mut check = Check::new();
+    check.name("webhook", &name);
+    if let Err(e) = Target::parse(&value.url, &app.node.config.webhooks.policy) {
+        let text = e.to_string();
+        check.wrong("url", sentence(text.strip_prefix("url: ").unwrap_or(&text)));
+    }
+    let concurrency = value.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
+    if !(1..=MAX_CONCURRENCY).contains(&concurrency) {
+        check.wrong("concurrency", "It must be a whole number from 1 to 256.");
+    }
+    check.done()?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let version = match value.version {
+        Some(version) => version,
+        None => known(&settings, &feed)?.newest(),
+    };
+    let set = WebhookSet {
+        feed: feed.clone(),
+        name: name.clone(),
+        url: value.url,
+        version,
+        concurrency,
+    };
+    let outcome = submit(&app, &caller, &ask, webhook::Command::Set(set), &raw).await?;
+    with_secret(&app, &feed, &name, &outcome).await
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().to_string());
+    format!("{}{}.", first.unwrap_or_default(), chars.as_str())
+}
+
+async fn submit(
+    app: &App,
+    caller: &Caller,
+    ask: &Ask,
+    command: webhook::Command,
+    raw: &[u8],
+) -> Result<Outcome, Problem> {
+    let command = Command::Tenant(tenant::Command::Webhook(command));
+    ask.submit(app, caller, Subject::Tenant, command, raw).await
+}
+
+/// The secret that signs since then. It derives from the node's own, so it can be told again.
+async fn with_secret(app: &App, feed: &str, name: &str, outcome: &Outcome) -> Result<Response, Problem> {
+    let position = outcome.answer.position();
+    let wait = app.node.config.min_position_wait;
+    app.node.views.wait_for(settings::NAME, position, wait).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    let number = hook(known(&settings, feed)?, name)?.secret;
+    let scope = keys::Scope {
+        tenant: app.tenant(),
+        feed,
+    };
+    let secret = app.node.feed_keys.webhook_secret(scope, name, number);
+    let secret = secret.map_err(|e| Problem::internal(&e))?.reveal();
+    written(
+        StatusCode::OK,
+        position,
+        &WebhookDone {
+            position,
+            secret: &secret,
+        },
+    )
+}
+
+/// Removes a webhook, with how far it had come.
+#[utoipa::path(
+    delete, path = "/v1/feeds/{feed}/webhooks/{webhook}", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)),
+    responses((status = 200, description = "Nothing is posted there any more", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let command = webhook::Command::Remove(WebhookRemoved { feed, name });
+    done(&submit(&app, &caller, &ask, command, &[]).await?)
+}
+
+/// Pauses a webhook; PUT it again to go on.
+#[utoipa::path(
+    post, path = "/v1/feeds/{feed}/webhooks/{webhook}/pause", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)),
+    responses((status = 200, description = "Nothing is posted there for now", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn pause(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let reason = PauseReason::Operator;
+    let command = webhook::Command::Pause(WebhookPaused { feed, name, reason });
+    done(&submit(&app, &caller, &ask, command, &[]).await?)
+}
+
+/// Gives a webhook a new secret. The former one goes on signing beside it for a while.
+#[utoipa::path(
+    post, path = "/v1/feeds/{feed}/webhooks/{webhook}/secret", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)), request_body = RotationInput,
+    responses((status = 200, description = "The new secret", body = WebhookDone)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn rotate(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+    Json { value, raw }: Json<RotationInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let overlap = value.overlap_seconds.unwrap_or(DEFAULT_OVERLAP);
+    if overlap > MAX_OVERLAP {
+        let mut check = Check::new();
+        check.wrong("overlap_seconds", "It must be at most 2592000 (30 days).");
+        check.done()?;
+    }
+    let rotated = WebhookSecretRotated {
+        feed: feed.clone(),
+        name: name.clone(),
+        former_until: clock::now().plus(Duration::from_secs(overlap)),
+    };
+    let command = webhook::Command::RotateSecret(rotated);
+    let outcome = submit(&app, &caller, &ask, command, &raw).await?;
+    with_secret(&app, &feed, &name, &outcome).await
+}
+
+/// Lets a webhook begin anew. What is posted again says what may be said now.
+#[utoipa::path(
+    post, path = "/v1/feeds/{feed}/webhooks/{webhook}/replay", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)), request_body = ReplayInput,
+    responses((status = 200, description = "It begins anew", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn replay(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+    Json { value, raw }: Json<ReplayInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let from = match value.from.as_str() {
+        "snapshot" => ReplayFrom::Snapshot,
+        "beginning" => ReplayFrom::Beginning,
+        text => match text.parse() {
+            Ok(time) => ReplayFrom::Time(time),
+            Err(_) => {
+                let mut check = Check::new();
+                check.wrong(
+                    "from",
+                    "It must be snapshot, beginning, or a time such as 2026-11-01T00:00:00Z.",
+                );
+                return Err(check.done().err().unwrap_or_else(|| Problem::invalid(vec![])));
+            }
+        },
+    };
+    let command = webhook::Command::Replay(WebhookReplayed { feed, name, from });
+    done(&submit(&app, &caller, &ask, command, &raw).await?)
+}
+
+/// What a receiver would not take.
+#[utoipa::path(
+    get, path = "/v1/feeds/{feed}/webhooks/{webhook}/dead-letters", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path), PageQuery),
+    responses((status = 200, description = "A page of dead letters", body = DeadLetters)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn dead_letters(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    Query(page): Query<PageQuery>,
+    min: MinPosition,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let owner = format!("{feed}/{name}");
+    let list = List {
+        route: ROUTE,
+        owner: owner.as_bytes(),
+    };
+    let (limit, after) = (page.limit()?, page.after(&app, list)?);
+    min.reached(&app, &[webhooks::NAME]).await?;
+    let settings = app.node.views.settings(app.tenant())?;
+    hook(known(&settings, &feed)?, &name)?;
+    let mut rows = app
+        .node
+        .views
+        .dead_letters(of(&app, &feed, &name), after.as_deref(), limit + 1)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more);
+    let next = last.map(|(key, _, _)| cursor::issue(&app, list, key));
+    let scope = keys::Scope {
+        tenant: app.tenant(),
+        feed: &feed,
+    };
+    let bodies = rows.into_iter().map(|(_, _, dead)| DeadLetterBody {
+        record: dead.letter.record,
+        user_id: dead.letter.user,
+        subject: app.node.feed_keys.subject(scope, dead.letter.user),
+        attempts: dead.letter.attempts,
+        status: dead.letter.status,
+        reason: dead.letter.reason,
+        since: dead.since,
+        redriven_at: dead.redriven_at,
+    });
+    ok(&DeadLetters {
+        dead_letters: bodies.collect(),
+        next,
+    })
+}
+
+fn of<'a>(app: &'a App, feed: &'a str, webhook: &'a str) -> Hook<'a> {
+    Hook {
+        tenant: app.tenant(),
+        feed,
+        webhook,
+    }
+}
+
+/// Sends dead letters again.
+#[utoipa::path(
+    post, path = "/v1/feeds/{feed}/webhooks/{webhook}/dead-letters/redrive", tag = "feeds",
+    params(("feed" = String, Path), ("webhook" = String, Path)), request_body = RedriveInput,
+    responses((status = 200, description = "They will be sent again", body = Redriven)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn redrive(
+    State(app): State<App>,
+    caller: Caller,
+    Path((feed, name)): Named,
+    ask: Ask,
+    Json { value, raw }: Json<RedriveInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let settings = app.node.views.settings(app.tenant())?;
+    hook(known(&settings, &feed)?, &name)?;
+    if value.records.as_ref().is_some_and(|r| r.len() > MAX_REDRIVEN) {
+        let mut check = Check::new();
+        check.wrong("records", "There may be at most 1000.");
+        check.done()?;
+    }
+    let wanted = |dead: &Dead| {
+        let named = value.records.as_ref();
+        named.is_none_or(|records| records.contains(&dead.letter.record))
+    };
+    let rows = app
+        .node
+        .views
+        .dead_letters(of(&app, &feed, &name), None, MAX_REDRIVEN)?;
+    let mut by_partition: BTreeMap<Partition, Vec<Uuid>> = BTreeMap::new();
+    for (_, partition, dead) in rows.into_iter().filter(|(_, _, dead)| wanted(dead)) {
+        by_partition
+            .entry(partition)
+            .or_default()
+            .push(dead.letter.record);
+    }
+    let found = by_partition.values().map(Vec::len).sum();
+    if let Some(records) = &value.records
+        && found < records.len()
+    {
+        return Err(Problem::new(
+            Kind::InvalidInput,
+            "Correct the fields named in `errors`; /docs describes them.",
+        )
+        .field(
+            "records",
+            "Not all of them are among the first 1000 dead letters.",
+        ));
+    }
+    for (partition, records) in by_partition {
+        let letters = DeadLetterRef {
+            feed: feed.clone(),
+            webhook: name.clone(),
+            records,
+        };
+        let command = Command::Feed(feed::Command::Redriven(letters));
+        // What is asked twice is asked once: no key is needed for each partition.
+        let request = Request {
+            partition: Some(partition),
+            idempotency: None,
+            ..ask.request(&app, Some(&caller), Subject::Nobody, command, &raw)
+        };
+        app.node.router.submit(request).await?;
+    }
+    json(StatusCode::OK, &Redriven { records: found })
+}

@@ -1,0 +1,420 @@
+//! Records that are posted: in order, signed, tried again, given up, sent again, and held back where consent is gone.
+
+use std::time::Duration;
+
+use gatelog::feeds::push::Pushes;
+use gatelog::feeds::webhook::WebhookConfig;
+use gatelog_events::clock;
+use serde_json::{Value, json};
+
+use super::consumer::*;
+use super::receiver::Receiver;
+use crate::support::server::{Answer, Server};
+
+const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
+
+/// A node that posts to this machine, and gives a record up after `lifetime`.
+async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
+    let server = Server::start_with(|config| {
+        let here = vec!["127.0.0.0/8".parse().unwrap()];
+        config.webhooks = WebhookConfig::new(true, here, lifetime);
+        config.webhooks.breaker.pause = Duration::from_millis(300);
+    })
+    .await;
+    let pushes = Pushes::new(server.started.node.clone(), None);
+    let pushing = tokio::spawn(pushes.run());
+    (server, pushing)
+}
+
+async fn set(server: &Server, receiver: &Receiver) -> Answer {
+    let answer = server
+        .put(HOOK)
+        .admin()
+        .json(&json!({"url": receiver.url}))
+        .send()
+        .await
+        .expect(200);
+    receiver.trust(&[answer.text("secret")]);
+    answer
+}
+
+async fn post(server: &Server, path: &str, body: &Value) -> Answer {
+    server
+        .post(&format!("{HOOK}/{path}"))
+        .admin()
+        .json(body)
+        .send()
+        .await
+}
+
+async fn dead_letters(server: &Server) -> Vec<Value> {
+    let path = format!("{HOOK}/dead-letters");
+    let page = server.get(&path).admin().send().await.expect(200);
+    page.body["dead_letters"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_record() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    define_marketing(&server).await;
+    let mut people = Vec::new();
+    for name in ["ada", "bob", "eve"] {
+        people.push(register(&server, name, name != "eve").await.0);
+    }
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    receiver
+        .until("the snapshot", |r| {
+            r.emails() == ["ada@example.com", "bob@example.com"]
+        })
+        .await;
+    upgrade(&server, &people[0], "pro").await;
+    consent(&server, &people[1], "newsletter", false).await;
+    consent(&server, &people[2], "newsletter", true).await;
+    receiver
+        .until("the changes", |r| {
+            r.emails() == ["ada@example.com", "eve@example.com"]
+        })
+        .await;
+    erase(&server, &people[0]).await;
+    receiver
+        .until("the erasure", |r| r.emails() == ["eve@example.com"])
+        .await;
+    assert_eq!(receiver.forged(), 0);
+    let ids: Vec<_> = receiver
+        .taken()
+        .into_iter()
+        .map(|t| (t.id.clone(), t.event["id"].clone()))
+        .collect();
+    assert!(
+        ids.iter().all(|(webhook, event)| event == webhook),
+        "one id for both"
+    );
+    for _ in 0..200 {
+        let report = server
+            .get("/v1/feeds/marketing/withdrawals")
+            .admin()
+            .send()
+            .await
+            .expect(200);
+        let lines = report.body["withdrawals"].as_array().unwrap().clone();
+        if lines.len() == 2 && lines.iter().all(|l| l["acknowledged_at"].is_string()) {
+            pushing.abort();
+            return server.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the withdrawals are not on record");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_sent_again() {
+    let (server, pushing) = start(Duration::from_millis(1500)).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    let (ada, _) = register(&server, "ada", true).await;
+    receiver.until("ada", |r| r.emails() == ["ada@example.com"]).await;
+    let subject = receiver.taken()[0].event["subject"].as_str().unwrap().to_owned();
+    receiver.answer(&subject, 500);
+    upgrade(&server, &ada, "pro").await;
+    for name in ["bob", "eve", "joe"] {
+        register(&server, name, true).await;
+    }
+    receiver.until("the others", |r| r.emails().len() == 4).await;
+    receiver.until("tried again", |r| r.attempts() >= 6).await;
+    let mut dead = dead_letters(&server).await;
+    for _ in 0..500 {
+        if !dead.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        dead = dead_letters(&server).await;
+    }
+    assert_eq!((dead.len(), &dead[0]["status"]), (1, &json!(500)), "{dead:?}");
+    assert_eq!(
+        (&dead[0]["subject"], &dead[0]["user_id"]),
+        (&json!(subject), &json!(ada))
+    );
+    let unknown = json!({"records": [uuid::Uuid::nil()]});
+    post(&server, "dead-letters/redrive", &unknown)
+        .await
+        .problem(422, "invalid-input");
+
+    // What is sent again says what may be said now.
+    receiver.answer_well();
+    rename(&server, &ada, "augusta").await;
+    let before = receiver.taken().len();
+    let redriven = post(&server, "dead-letters/redrive", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(redriven.body["records"], 1);
+    receiver
+        .until("the dead letter", |r| {
+            let taken = r.taken();
+            taken[before..].iter().any(|t| t.id == dead[0]["record"])
+        })
+        .await;
+    assert_eq!(receiver.state()[&subject]["given_name"], "augusta");
+    for _ in 0..500 {
+        if dead_letters(&server).await.is_empty() {
+            pushing.abort();
+            return server.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the dead letter is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_while_the_receiver_is_away_is_told_first_and_nothing_of_them_is_posted() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    let (ada, _) = register(&server, "ada", true).await;
+    let (bob, _) = register(&server, "bob", true).await;
+    receiver.until("both", |r| r.emails().len() == 2).await;
+    receiver.answer("", 503);
+    for name in ["x", "y", "z"] {
+        rename(&server, &ada, name).await;
+        rename(&server, &bob, name).await;
+    }
+    receiver.until("it fails", |r| r.attempts() > 4).await;
+    consent(&server, &ada, "newsletter", false).await;
+    receiver.answer_well();
+    let before = receiver.taken().len();
+    receiver
+        .until("the rest", |r| r.taken().len() >= before + 4)
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let rest = receiver.taken().split_off(before);
+    let of_ada: Vec<_> = rest
+        .iter()
+        .filter(|t| t.event["data"].get("fields").is_none())
+        .collect();
+    assert_eq!(of_ada.len(), 1, "{rest:#?}");
+    let subject = &of_ada[0].event["subject"];
+    assert!(
+        rest.iter().filter(|t| t.event["subject"] == *subject).count() == 1,
+        "{rest:#?}"
+    );
+    assert_eq!(receiver.emails(), ["bob@example.com"]);
+    assert_eq!(receiver.state().values().next().unwrap()["given_name"], "z");
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_one_subject_come_one_after_another_and_of_many_at_once() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    let definition =
+        json!({"purpose": "newsletter", "fields": ["given_name"], "events": ["user.profile_changed"]});
+    define(&server, "marketing", &definition).await;
+    let receiver = Receiver::start().await;
+    receiver.delay(Duration::from_millis(30));
+    let body = json!({"url": receiver.url, "concurrency": 3});
+    let answer = server.put(HOOK).admin().json(&body).send().await.expect(200);
+    receiver.trust(&[answer.text("secret")]);
+    let mut people = Vec::new();
+    for i in 0..6 {
+        people.push(register(&server, &format!("p{i}"), true).await.0);
+    }
+    for n in 0..5 {
+        for id in &people {
+            rename(&server, id, &format!("name{n}")).await;
+        }
+    }
+    receiver.until("all", |r| r.taken().len() == 36).await;
+    assert!(
+        (2..=3).contains(&receiver.most()),
+        "{} at a time",
+        receiver.most()
+    );
+    let mut last = std::collections::HashMap::new();
+    for taken in receiver.taken() {
+        let sequence = taken.event["sequence"].as_str().unwrap().to_owned();
+        let subject = taken.event["subject"].as_str().unwrap().to_owned();
+        let before = last.insert(subject, sequence.clone());
+        assert!(before.is_none_or(|b| b < sequence), "in order");
+    }
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_goes_on_after_a_restart_and_can_begin_anew() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    let (ada, _) = register(&server, "ada", true).await;
+    receiver.until("ada", |r| r.emails().len() == 1).await;
+    for _ in 0..300 {
+        let hooks = server
+            .get("/v1/feeds/marketing/webhooks")
+            .admin()
+            .send()
+            .await
+            .expect(200);
+        if hooks.body["webhooks"]["crm"]["partitions_begun"] != 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pushing.abort();
+    let middle = clock::now();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    register(&server, "bob", true).await;
+    receiver.forget();
+    let pushing = tokio::spawn(Pushes::new(server.started.node.clone(), None).run());
+    receiver.until("bob", |r| r.emails() == ["bob@example.com"]).await;
+    assert!(receiver.taken().len() <= 2, "{:?}", receiver.taken());
+
+    for (from, kinds) in [
+        (json!("snapshot"), vec!["subject.snapshot"; 2]),
+        (json!("beginning"), vec!["subject.snapshot"; 2]),
+        (json!(middle), vec!["subject.snapshot"]),
+    ] {
+        receiver.forget();
+        post(&server, "replay", &json!({"from": from})).await.expect(200);
+        receiver
+            .until(&from.to_string(), |r| r.taken().len() >= kinds.len())
+            .await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(
+            receiver.taken().len(),
+            kinds.len(),
+            "{from}: {:?}",
+            receiver.taken()
+        );
+    }
+    post(&server, "replay", &json!({"from": "yesterday"}))
+        .await
+        .problem(422, "invalid-input");
+
+    // A new secret signs beside the former one, and alone once that is over.
+    let old = server
+        .put(HOOK)
+        .admin()
+        .json(&json!({"url": receiver.url}))
+        .send()
+        .await
+        .expect(200);
+    let new = post(&server, "secret", &json!({"overlap_seconds": 3600}))
+        .await
+        .expect(200);
+    assert_ne!(old.text("secret"), new.text("secret"));
+    receiver.forget();
+    upgrade(&server, &ada, "pro").await;
+    receiver
+        .until("by the former secret", |r| r.taken().len() == 1)
+        .await;
+    receiver.trust(&[new.text("secret")]);
+    upgrade(&server, &ada, "enterprise").await;
+    receiver
+        .until("by the new secret", |r| r.taken().len() == 2)
+        .await;
+    assert_eq!(receiver.forged(), 0);
+    post(&server, "secret", &json!({"overlap_seconds": 0}))
+        .await
+        .expect(200);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    rename(&server, &ada, "a").await;
+    receiver
+        .until("what the receiver cannot check is refused", |r| r.forged() > 0)
+        .await;
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_gone_is_asked_no_more() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    receiver.answer("", 410);
+    register(&server, "ada", true).await;
+    let paused = async |expected: Value| {
+        for _ in 0..500 {
+            let hooks = server
+                .get("/v1/feeds/marketing/webhooks")
+                .admin()
+                .send()
+                .await
+                .expect(200);
+            if hooks.body["webhooks"]["crm"]["paused"] == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not {expected}");
+    };
+    paused(json!("gone")).await;
+    let attempts = receiver.attempts();
+    register(&server, "bob", true).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(receiver.attempts(), attempts);
+    receiver.answer_well();
+    set(&server, &receiver).await;
+    receiver.until("it goes on", |r| r.emails().len() == 2).await;
+    post(&server, "pause", &json!({})).await.expect(200);
+    paused(json!("operator")).await;
+    server.delete(HOOK).admin().send().await.expect(200);
+    server
+        .delete(HOOK)
+        .admin()
+        .send()
+        .await
+        .problem(404, "webhook-not-found");
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_may_be_posted_is_refused() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    for url in [
+        "http://example.com/",
+        "https://127.0.0.1/",
+        "https://0x7f.1/",
+        "https://2130706433/",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://user:secret@example.com/",
+        "https://example.com/#part",
+        "ftp://example.com/",
+        "example.com",
+    ] {
+        let refused = server.put(HOOK).admin().json(&json!({"url": url})).send().await;
+        let refused = refused.problem(422, "invalid-input");
+        assert_eq!(refused.body["errors"][0]["field"], "url", "{url}");
+        assert!(!refused.body.to_string().contains("secret"), "{}", refused.body);
+    }
+    for (body, field) in [
+        (json!({"url": "https://example.com/", "version": 2}), "version"),
+        (
+            json!({"url": "https://example.com/", "concurrency": 0}),
+            "concurrency",
+        ),
+    ] {
+        let refused = server
+            .put(HOOK)
+            .admin()
+            .json(&body)
+            .send()
+            .await
+            .problem(422, "invalid-input");
+        assert_eq!(refused.body["errors"][0]["field"], field);
+    }
+    let other = "/v1/feeds/none/webhooks/crm";
+    let call = server
+        .put(other)
+        .admin()
+        .json(&json!({"url": "https://example.com/"}));
+    call.send().await.problem(404, "feed-not-found");
+    server.stop().await;
+}
