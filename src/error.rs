@@ -66,6 +66,7 @@ kinds! {
     RouteNotFound = NOT_FOUND "route-not-found" "There is nothing under this path",
     UserNotFound = NOT_FOUND "user-not-found" "There is no such user",
     SessionNotFound = NOT_FOUND "session-not-found" "There is no such session",
+    LinkNotValid = NOT_FOUND "link-not-valid" "The link is not valid",
     ApiKeyNotFound = NOT_FOUND "api-key-not-found" "There is no such API key",
     FeedNotFound = NOT_FOUND "feed-not-found" "There is no such feed",
     WebhookNotFound = NOT_FOUND "webhook-not-found" "There is no such webhook",

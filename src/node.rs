@@ -35,6 +35,7 @@ use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUr
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
 use crate::feeds::push::Pushes;
+use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -66,6 +67,8 @@ pub enum NodeError {
     Secrets(#[from] SecretsError),
     #[error("{0}")]
     SigningKeys(#[from] KeyError),
+    #[error("{0}")]
+    Links(#[from] NoLinks),
     #[error("{0}")]
     Passwords(#[from] PoolError),
     #[error("{0}")]
@@ -127,6 +130,8 @@ pub struct Node {
     pub refresh_tokens: RefreshTokens,
     /// What subjects and records are called in each feed.
     pub feed_keys: FeedKeys,
+    /// Links by which a consent is withdrawn.
+    pub unsubscribe: Unsubscribe,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -237,6 +242,7 @@ impl Started {
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
+            unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),

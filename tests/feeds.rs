@@ -9,6 +9,7 @@ mod feeds {
     mod delivery;
     mod receiver;
     mod stream;
+    mod unsubscribe;
     mod webhooks;
     mod withdrawals;
 }

@@ -5,6 +5,7 @@
 
 mod client;
 mod consents;
+mod feeds;
 mod import;
 mod kafka;
 mod log_bytes;
@@ -46,6 +47,8 @@ pub enum Benchmark {
     Import,
     /// Memory, start and look-ups with many users.
     Scale,
+    /// Records of feeds posted to a webhook.
+    Feeds,
     /// Writing and rebuilding on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
     Kafka,
     /// One node and three on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
@@ -121,6 +124,7 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
         Benchmark::Rebuild,
         Benchmark::Import,
         Benchmark::Scale,
+        Benchmark::Feeds,
         Benchmark::Kafka,
         Benchmark::Nodes,
     ];
@@ -152,6 +156,7 @@ async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, Ben
         Benchmark::Rebuild => rebuild::run(options).await,
         Benchmark::Import => import::run(options).await,
         Benchmark::Scale => import::scale(options).await,
+        Benchmark::Feeds => feeds::run(options).await,
         Benchmark::Kafka => kafka::run(options).await,
         Benchmark::Nodes => kafka::nodes::run(options).await,
     }

@@ -5,6 +5,7 @@ mod as_of;
 mod compact;
 mod copy;
 mod data;
+mod feeds;
 mod import;
 mod keys;
 mod progress;
@@ -64,6 +65,8 @@ enum Command {
     Projections(projections::Args),
     /// Create, list and revoke API keys of a running node
     ApiKey(api_keys::Args),
+    /// Define, watch and audit feeds of a running node
+    Feed(feeds::Args),
     /// Take users over from another system
     Import(import::Args),
     /// Move a whole log
@@ -188,6 +191,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Verify(args) => verify::run(args),
         Command::Projections(args) => projections::run(args),
         Command::ApiKey(args) => api_keys::run(args),
+        Command::Feed(args) => feeds::run(args),
         Command::Import(args) => import::run(args),
         Command::Log(command) => copy::run(command),
         Command::Keys(command) => keys::run(command),

@@ -17,6 +17,7 @@ use super::cursor::{Cursor, Lane, Snapshot};
 use super::gate;
 use super::keys::{FeedKeys, Scope};
 use super::record::{Data, Record, SNAPSHOT, WITHDRAWN};
+use super::unsubscribe::Unsubscribe;
 use crate::views::Views;
 
 /// Rows that one batch looks at, at the most, so that a consumer who may see little is answered soon.
@@ -31,6 +32,9 @@ const WITHDRAWALS: usize = gatelog_events::codec::MAX_EVENTS + 1;
 pub struct Engine<'a> {
     pub views: &'a Views,
     pub keys: &'a FeedKeys,
+    pub links: &'a Unsubscribe,
+    /// The URL of this installation.
+    pub issuer: &'a str,
     pub tenant: &'a TenantId,
     pub settings: &'a Settings,
     pub feed: &'a str,
@@ -488,7 +492,7 @@ impl Engine<'_> {
             subject: self.keys.subject(self.scope(), id),
             time: None,
             sequence: user.version,
-            data: self.fields(user),
+            data: self.fields(id, user),
         }
     }
 
@@ -503,13 +507,21 @@ impl Engine<'_> {
             subject: self.keys.subject(self.scope(), id),
             time: Some(event.time),
             sequence: event.sequence,
-            data: self.fields(user),
+            data: self.fields(id, user),
         }
     }
 
-    fn fields(&self, user: &User) -> Data {
+    fn fields(&self, id: UserId, user: &User) -> Data {
+        let unsubscribe = || {
+            let purpose = self.definition.purpose.as_deref()?;
+            let token = self.links.token(self.tenant, id, purpose)?;
+            Some(format!(
+                "{}/v1/unsubscribe/{token}",
+                self.issuer.trim_end_matches('/')
+            ))
+        };
         Data::State {
-            fields: gate::fields(self.definition, user, self.settings),
+            fields: gate::fields(self.definition, user, self.settings, unsubscribe),
         }
     }
 

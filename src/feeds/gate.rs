@@ -11,11 +11,21 @@ pub fn is_open(definition: &Definition, user: &User) -> bool {
     user.exists() && user.status == Status::Active && definition.purpose.as_ref().is_none_or(consented)
 }
 
-/// The named fields that have a value, as they are now. Only for those for whom the gate [`is_open`].
-pub fn fields(definition: &Definition, user: &User, settings: &Settings) -> Map<String, Value> {
+/// The named fields that have a value, as they are now. Only for those for whom the gate [`is_open`]. `unsubscribe` gives
+/// the link by which they leave the feed.
+pub fn fields(
+    definition: &Definition,
+    user: &User,
+    settings: &Settings,
+    unsubscribe: impl Fn() -> Option<String>,
+) -> Map<String, Value> {
     let mut out = Map::new();
     for field in &definition.fields {
-        if let Some(value) = value(*field, user, settings) {
+        let value = match field {
+            Field::UnsubscribeUrl => unsubscribe().map(Value::String),
+            field => value(*field, user, settings),
+        };
+        if let Some(value) = value {
             out.insert(field.name().to_owned(), value);
         }
     }
@@ -42,6 +52,7 @@ fn value(field: Field, user: &User, settings: &Settings) -> Option<Value> {
             let granted = user.consents.iter().filter(|(_, c)| c.granted);
             Some(granted.map(|(purpose, _)| json!(purpose)).collect())
         }
+        Field::UnsubscribeUrl => None,
         Field::Profile(field) => user.profile.0.get(&field).map(|v| json!(v)),
     }
 }

@@ -20,4 +20,5 @@ pub mod keys;
 pub mod push;
 pub mod record;
 pub mod schema;
+pub mod unsubscribe;
 pub mod webhook;

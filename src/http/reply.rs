@@ -33,11 +33,15 @@ pub fn ok<T: Serialize + ?Sized>(body: &T) -> Result<Response, Problem> {
 
 /// The answer to a write, with its position as a header too.
 pub fn written<T: Serialize>(status: StatusCode, position: Position, body: &T) -> Result<Response, Problem> {
-    let mut response = json(status, body)?;
+    Ok(at(json(status, body)?, position))
+}
+
+/// The answer with the position of what was written.
+pub fn at(mut response: Response, position: Position) -> Response {
     if let Ok(value) = HeaderValue::try_from(position.to_string()) {
         response.headers_mut().insert(POSITION, value);
     }
-    Ok(response)
+    response
 }
 
 /// What was written, for whom and where.

@@ -268,7 +268,10 @@ async fn a_webhook_goes_on_after_a_restart_and_can_begin_anew() {
     register(&server, "bob", true).await;
     receiver.forget();
     let pushing = tokio::spawn(Pushes::new(server.started.node.clone(), None).run());
-    receiver.until("bob", |r| r.emails() == ["bob@example.com"]).await;
+    // Ada may come once more: it is said once a second how far a lane has come.
+    receiver
+        .until("bob", |r| r.emails().contains(&"bob@example.com".to_owned()))
+        .await;
     assert!(receiver.taken().len() <= 2, "{:?}", receiver.taken());
 
     for (from, kinds) in [

@@ -100,6 +100,8 @@ pub enum Field {
     CreatedAt,
     /// The purposes that are granted now.
     Consents,
+    /// A link by which the subject withdraws the consent that gates the feed, for `List-Unsubscribe` (RFC 8058).
+    UnsubscribeUrl,
     Profile(ProfileField),
 }
 
@@ -115,6 +117,7 @@ impl Field {
             Field::Roles,
             Field::CreatedAt,
             Field::Consents,
+            Field::UnsubscribeUrl,
         ];
         own.into_iter()
             .chain(ProfileField::ALL.into_iter().map(Field::Profile))
@@ -131,13 +134,14 @@ impl Field {
             Field::Roles => "roles",
             Field::CreatedAt => "created_at",
             Field::Consents => "consents",
+            Field::UnsubscribeUrl => "unsubscribe_url",
             Field::Profile(field) => field.name(),
         }
     }
 
     /// Whether it tells who somebody is: such a field leaves only with a consent.
     pub const fn is_personal(self) -> bool {
-        matches!(self, Field::Email | Field::Profile(_))
+        matches!(self, Field::Email | Field::UnsubscribeUrl | Field::Profile(_))
     }
 }
 

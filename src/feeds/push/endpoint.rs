@@ -6,6 +6,7 @@ use std::time::Duration;
 use gatelog_events::clock;
 use gatelog_events::domain::webhook::Webhook;
 use gatelog_events::ids::TenantId;
+use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -133,6 +134,17 @@ impl Endpoint {
         Ok(Some(self.post(&record).await))
     }
 
+    fn count(&self, verdict: Verdict) {
+        let outcome = match verdict {
+            Verdict::Delivered => "taken",
+            Verdict::Gone => "gone",
+            Verdict::Wait(_) => "asked_to_wait",
+            Verdict::Retry => "failed",
+        };
+        let (feed, webhook) = (self.feed.clone(), self.name.clone());
+        counter!("gatelog_webhook_attempts_total", "feed" => feed, "webhook" => webhook, "outcome" => outcome).increment(1);
+    }
+
     async fn post(&self, record: &Record) -> Outcome {
         let failed = |reason: String| Outcome::Failed {
             status: None,
@@ -163,6 +175,7 @@ impl Endpoint {
             Err(e) => (None, None, e.to_string()),
         };
         let verdict = judge(status, retry_after);
+        self.count(verdict);
         let now = clock::now();
         let mut breaker = self.breaker.lock();
         match verdict {

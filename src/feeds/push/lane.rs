@@ -161,6 +161,8 @@ impl Lane {
         f(Engine {
             views: &self.node.views,
             keys: &self.node.feed_keys,
+            links: &self.node.unsubscribe,
+            issuer: self.node.config.issuer.as_str(),
             tenant: &self.node.config.tenant,
             settings: &settings,
             feed: &self.endpoint.feed,
@@ -262,6 +264,8 @@ impl Lane {
                 let engine = Engine {
                     views: &node.views,
                     keys: &node.feed_keys,
+                    links: &node.unsubscribe,
+                    issuer: node.config.issuer.as_str(),
                     tenant: &node.config.tenant,
                     settings: &settings,
                     feed: &endpoint.feed,

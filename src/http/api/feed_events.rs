@@ -282,6 +282,8 @@ impl Follower {
         Engine {
             views: &self.app.node.views,
             keys: &self.app.node.feed_keys,
+            links: &self.app.node.unsubscribe,
+            issuer: self.app.node.config.issuer.as_str(),
             tenant: self.app.tenant(),
             settings,
             feed: &self.feed,

@@ -17,6 +17,7 @@ pub mod settings;
 mod spooled;
 pub mod statistics;
 pub mod timeline;
+pub mod unsubscribe;
 pub mod users;
 
 use std::sync::Arc;
