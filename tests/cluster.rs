@@ -4,6 +4,7 @@
 
 mod cluster {
     mod cuts;
+    mod feeds;
     mod wire;
 }
 mod support;

@@ -7,7 +7,6 @@ mod feeds {
     pub mod consumer;
     mod definitions;
     mod delivery;
-    mod receiver;
     mod stream;
     mod unsubscribe;
     mod webhooks;

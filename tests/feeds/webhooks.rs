@@ -8,7 +8,7 @@ use gatelog_events::clock;
 use serde_json::{Value, json};
 
 use super::consumer::*;
-use super::receiver::Receiver;
+use crate::support::receiver::Receiver;
 use crate::support::server::{Answer, Server};
 
 const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";

@@ -3,5 +3,6 @@
 
 pub mod cluster;
 pub mod process;
+pub mod receiver;
 pub mod server;
 pub mod world;
