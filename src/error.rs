@@ -81,6 +81,7 @@ kinds! {
     FeedRetired = CONFLICT "feed-retired" "The feed is retired",
     TooManyFeedVersions = CONFLICT "too-many-feed-versions" "The feed has too many versions",
     TooManyWebhooks = CONFLICT "too-many-webhooks" "The feed has too many webhooks",
+    NoTopics = CONFLICT "no-topics" "There is no Kafka to write to",
     RebuildRunning = CONFLICT "rebuild-running" "The projection is being rebuilt already",
     PositionNotReached = PRECONDITION_FAILED "position-not-reached" "The read model is not that far yet",
     BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is too large",

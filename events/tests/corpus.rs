@@ -55,6 +55,8 @@ const LATEST: &[&str] = &[
     "com.gatelog.tenant.api_key_revoked.v1",
     "com.gatelog.tenant.feed_defined.v1",
     "com.gatelog.tenant.feed_retired.v1",
+    "com.gatelog.tenant.feed_topic_removed.v1",
+    "com.gatelog.tenant.feed_topic_set.v1",
     "com.gatelog.tenant.notice_published.v1",
     "com.gatelog.tenant.plan_defined.v1",
     "com.gatelog.tenant.purpose_defined.v1",

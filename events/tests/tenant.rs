@@ -10,7 +10,9 @@ mod support;
 
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
-use gatelog_events::domain::tenant::{self, Command, NoticePublished, Rejection, Settings, TenantEvent};
+use gatelog_events::domain::tenant::{
+    self, Command, FeedTopicRemoved, NoticePublished, Rejection, Settings, TenantEvent,
+};
 use gatelog_events::domain::webhook::{self, PauseReason, ReplayFrom};
 use support::samples::*;
 use support::scenario::{Aggregate, Given};
@@ -301,6 +303,32 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
             Some((7, Snapshot, 2)),
         ]
     );
+}
+
+#[test]
+fn a_topic_has_one_version_of_its_feed() {
+    let set = |version| Command::SetFeedTopic(feed_topic_set(version));
+    let is_set = || TenantEvent::FeedTopicSet(feed_topic_set(1)).into();
+    let remove = || {
+        Command::RemoveFeedTopic(FeedTopicRemoved {
+            feed: "marketing".into(),
+        })
+    };
+    given([]).when(set(1)).then_rejected(Rejection::FeedNotFound);
+    given([feed(None, &["plan"])])
+        .when(set(2))
+        .then_rejected(Rejection::FeedVersionNotFound);
+    given([feed(None, &["plan"])]).when(set(1)).then([is_set()]);
+    given([feed(None, &["plan"]), is_set()])
+        .when(set(1))
+        .then_nothing();
+    given([feed(None, &["plan"])]).when(remove()).then_nothing();
+    given([feed(None, &["plan"]), is_set()])
+        .when(remove())
+        .then([TenantEvent::FeedTopicRemoved(FeedTopicRemoved {
+            feed: "marketing".into(),
+        })
+        .into()]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use gatelog_events::clock::Timestamp;
 use gatelog_events::ids::TenantId;
+use gatelog_events::log::kafka::OutletMessage;
 use gatelog_projections::changes::Cause;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -85,6 +86,27 @@ impl Envelope {
             source: format!("/tenants/{tenant}/feeds/{feed}"),
             dataschema: format!("{issuer}/v1/feeds/{feed}/versions/{version}/schema"),
         }
+    }
+
+    /// The attributes of a record as headers of a Kafka message, and its data as the value (CloudEvents' Kafka protocol
+    /// binding 1.0.2, binary content mode).
+    pub fn message(&self, record: &Record) -> Result<OutletMessage, serde_json::Error> {
+        let mut headers = vec![
+            ("ce_specversion", "1.0".to_owned()),
+            ("ce_id", record.id.to_string()),
+            ("ce_source", self.source.clone()),
+            ("ce_type", type_name(&record.kind)),
+            ("ce_subject", record.subject.to_string()),
+            ("ce_sequence", format!("{:016}", record.sequence)),
+            ("ce_dataschema", self.dataschema.clone()),
+            ("content-type", "application/json".to_owned()),
+        ];
+        headers.extend(record.time.map(|time| ("ce_time", time.to_string())));
+        Ok(OutletMessage {
+            key: record.subject.to_string(),
+            value: Some(serde_json::to_vec(&record.data)?),
+            headers,
+        })
     }
 
     /// The record in CloudEvents' JSON format.

@@ -74,6 +74,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::api_keys::revoke))
         .routes(routes!(api::feeds::list))
         .routes(routes!(api::feeds::get, api::feeds::put, api::feeds::retire))
+        .routes(routes!(api::feeds::put_topic, api::feeds::remove_topic))
         .routes(routes!(api::feeds::schema))
         .routes(routes!(api::feeds::document))
         .routes(routes!(api::feed_events::follow))

@@ -1,11 +1,15 @@
 //! Feeds of many nodes: any node hands a page on, and the webhook of a node that dies goes on at another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use gatelog_events::clock;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message as _};
 use serde_json::{Value, json};
 
 use crate::broker;
-use crate::support::cluster::{Cluster, PASSWORD};
+use crate::support::cluster::{Cluster, PASSWORD, PATIENCE};
 use crate::support::process::{BOOTSTRAP, consent};
 use crate::support::receiver::Receiver;
 
@@ -111,6 +115,140 @@ async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
         .collect();
     emails.sort_unstable();
     assert_eq!(emails, expected);
+    cluster.start_node(1).await;
+    cluster.verify();
+}
+
+/// Reads a topic from its beginning until nothing comes for a while: keys, `ce_type` and values, as any client of Kafka sees them.
+fn consume(bootstrap: &str, topic: &str, until: impl Fn(&[Message]) -> bool) -> Vec<Message> {
+    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "crm")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[topic]).unwrap();
+    let mut messages = Vec::new();
+    let until_when = clock::monotonic() + PATIENCE;
+    while !until(&messages) {
+        assert!(clock::monotonic() < until_when, "{messages:#?}");
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let header = |name: &str| {
+            let headers = message.headers()?;
+            let header = headers.iter().find(|h| h.key == name)?;
+            Some(String::from_utf8(header.value?.to_vec()).unwrap())
+        };
+        messages.push(Message {
+            key: String::from_utf8(message.key().unwrap().to_vec()).unwrap(),
+            kind: header("ce_type").unwrap(),
+            id: header("ce_id").unwrap(),
+            value: message.payload().map(|p| serde_json::from_slice(p).unwrap()),
+        });
+    }
+    messages
+}
+
+#[derive(Debug)]
+struct Message {
+    key: String,
+    kind: String,
+    id: String,
+    value: Option<Value>,
+}
+
+/// What compaction would leave.
+fn state(messages: &[Message]) -> Vec<String> {
+    let mut state = BTreeMap::new();
+    for m in messages {
+        match &m.value {
+            None => state.remove(&m.key),
+            Some(data) => state.insert(m.key.clone(), data.clone()),
+        };
+    }
+    let fields = state
+        .values()
+        .filter_map(|d| Some(d["fields"]["email"].as_str()?.to_owned()));
+    let mut emails: Vec<_> = fields.collect();
+    emails.sort_unstable();
+    emails
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_has_the_feed_and_outlives_a_node() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let mut cluster = Cluster::start(&bootstrap, "outlet.", 3).await;
+    let definition = json!({"purpose": "newsletter", "fields": ["email"], "events": ["plan.upgraded"]});
+    let (status, body, _) = cluster
+        .ask(0, "PUT", "/v1/feeds/crm", Some(&definition), "define")
+        .await;
+    assert_eq!(status, 200, "{body}");
+    let mut users = Vec::new();
+    for i in 0..12 {
+        users.push(register(&cluster, i % 3, &format!("user.{i:02}@example.com")).await);
+    }
+    let (status, body, _) = cluster
+        .ask(2, "PUT", "/v1/feeds/crm/topic", Some(&json!({})), "topic")
+        .await;
+    assert_eq!(status, 200, "{body}");
+    let (_, feed, _) = cluster.ask(2, "GET", "/v1/feeds/crm", None, "get").await;
+    assert_eq!(feed["topic"], json!({"name": "outlet.feed.crm", "version": 1}));
+    let (topic, on) = ("outlet.feed.crm", bootstrap.clone());
+    let everyone = tokio::task::spawn_blocking(move || consume(&on, topic, |m| state(m).len() == 12));
+    everyone.await.unwrap();
+
+    cluster.nodes[1].take().unwrap().kill();
+    for (i, user) in users.iter().enumerate().take(4) {
+        let n = if i % 2 == 0 { 0 } else { 2 };
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, _) = cluster
+            .ask(n, "PUT", &path, Some(&consent(false)), &format!("w {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let path = format!("/v1/users/{}/plan", users[4]);
+    let (status, body, _) = cluster
+        .ask(0, "PUT", &path, Some(&json!({"plan": "pro"})), "plan")
+        .await;
+    assert_eq!(status, 200, "{body}");
+    register(&cluster, 2, "user.12@example.com").await;
+    let expected: Vec<_> = (4..13).map(|i| format!("user.{i:02}@example.com")).collect();
+    let (on, wanted) = (bootstrap.clone(), expected.clone());
+    let done = move |m: &[Message]| {
+        let gone: BTreeSet<_> = m.iter().filter(|m| m.value.is_none()).map(|m| &m.key).collect();
+        let upgraded = m.iter().any(|m| m.kind == "com.gatelog.feed.plan.upgraded.v1");
+        state(m) == wanted && gone.len() == 4 && upgraded
+    };
+    let messages = tokio::task::spawn_blocking(move || consume(&on, topic, done))
+        .await
+        .unwrap();
+    let withdrawn = |m: &&Message| m.kind == "com.gatelog.feed.subject.withdrawn.v1";
+    let told: Vec<_> = messages.iter().filter(withdrawn).collect();
+    for m in &told {
+        let tombstone = told.iter().any(|t| t.key == m.key && t.value.is_none());
+        assert!(tombstone, "after the reason comes a tombstone: {m:?}");
+        let first = messages
+            .iter()
+            .position(|t| t.key == m.key && t.kind == m.kind)
+            .unwrap();
+        let later = messages[first..].iter().filter(|t| t.key == m.key);
+        assert!(
+            later
+                .clone()
+                .all(|t| t.value.as_ref().is_none_or(|v| v.get("fields").is_none())),
+            "{m:?}"
+        );
+    }
+    let mut ids: Vec<_> = told.iter().map(|m| &m.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 4, "one id however often it is told");
+    let (status, body, _) = cluster
+        .ask(0, "DELETE", "/v1/feeds/crm/topic", None, "remove")
+        .await;
+    assert_eq!(status, 200, "{body}");
     cluster.start_node(1).await;
     cluster.verify();
 }

@@ -208,12 +208,26 @@ pub struct Version {
     pub defined_at: Timestamp,
 }
 
+/// The Kafka topic of a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// The version of the feed whose records it has.
+    pub version: u32,
+    /// Number of the settings' event with which it began last.
+    pub generation: u64,
+}
+
+/// The name under which a topic says how far it has come; no webhook can have it.
+pub const TOPIC: &str = "/topic";
+
 /// A feed, with all its versions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Feed {
     /// Version 1 comes first.
     pub versions: Vec<Version>,
     pub retired_at: Option<Timestamp>,
+    /// The Kafka topic that has its records, where there is one.
+    pub topic: Option<Topic>,
     /// Where its records are posted, by name.
     pub webhooks: BTreeMap<String, Webhook>,
 }

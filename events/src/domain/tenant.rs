@@ -23,6 +23,8 @@ events! {
         ApiKeyRevoked(ApiKeyRevoked) = "com.gatelog.tenant.api_key_revoked.v1",
         FeedDefined(FeedDefined) = "com.gatelog.tenant.feed_defined.v1",
         FeedRetired(FeedRetired) = "com.gatelog.tenant.feed_retired.v1",
+        FeedTopicSet(FeedTopicSet) = "com.gatelog.tenant.feed_topic_set.v1",
+        FeedTopicRemoved(FeedTopicRemoved) = "com.gatelog.tenant.feed_topic_removed.v1",
         WebhookSet(WebhookSet) = "com.gatelog.tenant.webhook_set.v1",
         WebhookRemoved(WebhookRemoved) = "com.gatelog.tenant.webhook_removed.v1",
         WebhookPaused(WebhookPaused) = "com.gatelog.tenant.webhook_paused.v1",
@@ -87,6 +89,19 @@ pub struct FeedRetired {
     pub name: String,
 }
 
+/// The feed's records are written to its Kafka topic from now on, everyone's state first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct FeedTopicSet {
+    pub feed: String,
+    pub version: u32,
+}
+
+/// Nothing more is written to the feed's Kafka topic. The topic stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct FeedTopicRemoved {
+    pub feed: String,
+}
+
 impl Payload for PlanDefined {}
 impl Payload for PurposeDefined {}
 impl Payload for NoticePublished {}
@@ -94,6 +109,8 @@ impl Payload for ApiKeyCreated {}
 impl Payload for ApiKeyRevoked {}
 impl Payload for FeedDefined {}
 impl Payload for FeedRetired {}
+impl Payload for FeedTopicSet {}
+impl Payload for FeedTopicRemoved {}
 
 /// A plan in the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +218,19 @@ impl Settings {
                     feed.retired_at = Some(time);
                 }
             }
+            TenantEvent::FeedTopicSet(e) => {
+                if let Some(feed) = self.feeds.get_mut(&e.feed) {
+                    feed.topic = Some(feed::Topic {
+                        version: e.version,
+                        generation: sequence,
+                    });
+                }
+            }
+            TenantEvent::FeedTopicRemoved(e) => {
+                if let Some(feed) = self.feeds.get_mut(&e.feed) {
+                    feed.topic = None;
+                }
+            }
             TenantEvent::WebhookSet(_)
             | TenantEvent::WebhookRemoved(_)
             | TenantEvent::WebhookPaused(_)
@@ -227,6 +257,8 @@ pub enum Command {
     RetireFeed {
         name: String,
     },
+    SetFeedTopic(FeedTopicSet),
+    RemoveFeedTopic(FeedTopicRemoved),
     Webhook(webhook::Command),
 }
 
@@ -292,6 +324,17 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
             )),
         },
         Command::DefineFeed(e) => define_feed(settings, e),
+        Command::SetFeedTopic(e) => {
+            let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;
+            feed.version(e.version).ok_or(Rejection::FeedVersionNotFound)?;
+            let same = feed.topic.is_some_and(|topic| topic.version == e.version);
+            Ok(unless(same, TenantEvent::FeedTopicSet(e)))
+        }
+        Command::RemoveFeedTopic(e) => {
+            let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;
+            let none = feed.topic.is_none();
+            Ok(unless(none, TenantEvent::FeedTopicRemoved(e)))
+        }
         Command::Webhook(command) => webhook::decide(&settings.feeds, command),
         Command::RetireFeed { name } => match settings.feeds.get(&name) {
             None => Err(Rejection::FeedNotFound),

@@ -212,10 +212,11 @@ pub(super) fn decide(feeds: &BTreeMap<String, Feed>, command: Command) -> Result
     Ok(vec![event.into()])
 }
 
-/// How far a webhook has come in the partition in which this is said.
+/// How far a webhook, or a feed's topic, has come in the partition in which this is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Progress {
     pub feed: String,
+    /// The webhook's name, or [`super::feed::TOPIC`].
     pub webhook: String,
     pub generation: u64,
     /// While everyone's state is posted: the offsets between which the rest of them registered.

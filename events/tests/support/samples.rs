@@ -13,8 +13,8 @@ use gatelog_events::domain::session::{
     SessionEvent, Started, Unlocked,
 };
 use gatelog_events::domain::tenant::{
-    ApiKeyCreated, ApiKeyRevoked, FeedDefined, FeedRetired, NoticePublished, PlanDefined, PurposeDefined,
-    TenantEvent,
+    ApiKeyCreated, ApiKeyRevoked, FeedDefined, FeedRetired, FeedTopicRemoved, FeedTopicSet, NoticePublished,
+    PlanDefined, PurposeDefined, TenantEvent,
 };
 use gatelog_events::domain::user::{
     EmailChanged, EmailVerified, NewEmail, Origin, PasswordHash, PasswordReason, PasswordSet, Person,
@@ -356,6 +356,13 @@ pub fn webhook_replayed(from: ReplayFrom) -> WebhookReplayed {
     }
 }
 
+pub fn feed_topic_set(version: u32) -> FeedTopicSet {
+    FeedTopicSet {
+        feed: MARKETING.into(),
+        version,
+    }
+}
+
 pub fn progress() -> Progress {
     Progress {
         feed: MARKETING.into(),
@@ -452,6 +459,11 @@ pub fn one_of_each() -> Vec<Event> {
         TenantEvent::WebhookPaused(webhook_paused(PauseReason::Gone)).into(),
         TenantEvent::WebhookSecretRotated(webhook_rotated()).into(),
         TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Time(at("2026-11-01T00:00:00Z")))).into(),
+        TenantEvent::FeedTopicSet(feed_topic_set(1)).into(),
+        TenantEvent::FeedTopicRemoved(FeedTopicRemoved {
+            feed: MARKETING.into(),
+        })
+        .into(),
         FeedEvent::Progressed(progress()).into(),
         FeedEvent::DeadLettered(dead_letter()).into(),
         FeedEvent::Redriven(dead_letters()).into(),

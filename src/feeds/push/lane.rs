@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{Command, HandedOver, Handover};
+use gatelog_events::domain::tenant;
 use gatelog_events::domain::webhook::{
     self, DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, Webhook, WebhookPaused,
 };
-use gatelog_events::domain::{Actor, tenant};
 use gatelog_events::ids::{Partition, UserId};
 use gatelog_projections::changes;
 use gatelog_projections::store::StoreError;
@@ -21,11 +21,12 @@ use uuid::Uuid;
 use super::Key;
 use super::endpoint::{Endpoint, Outcome, URGENT};
 use super::queue::{Job, Queue};
+use super::say::{request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::feeds::engine::{Engine, Item, Start};
 use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
-use crate::writer::{self, Request, WriteError};
+use crate::writer::{self, WriteError};
 
 /// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top.
 const WINDOW: usize = 512;
@@ -458,21 +459,12 @@ impl Lane {
 
     async fn say_progress(&mut self) {
         let (now, said) = (self.passed, self.said);
-        let far =
-            now.identity.saturating_sub(said.identity) + now.activity.saturating_sub(said.activity) > PASSED;
         let first = now.snapshot != said.snapshot;
-        if now == said || !(self.delivered || far || first) || !self.told.is_empty() {
+        if now == said || !(self.delivered || far(said, now) || first) || !self.told.is_empty() {
             return;
         }
-        let progress = Progress {
-            feed: self.endpoint.feed.clone(),
-            webhook: self.endpoint.name.clone(),
-            generation: self.webhook.generation,
-            snapshot: now.snapshot.map(|s| (s.next, s.end)),
-            identity: now.identity,
-            activity: now.activity,
-            withdrawals: now.withdrawals,
-        };
+        let generation = self.webhook.generation;
+        let progress = progress(&self.endpoint.feed, &self.endpoint.name, generation, now);
         match self.submit(Command::Progressed(progress)).await {
             Ok(()) => {
                 self.said = now;
@@ -483,10 +475,7 @@ impl Lane {
     }
 
     async fn submit(&self, command: Command) -> Result<(), WriteError> {
-        let partition = Some(self.partition);
-        let command = writer::Command::Feed(command);
-        let request = self.request(Subject::Nobody, partition, command);
-        self.node.router.submit(request).await.map(|_| ())
+        say(&self.node, self.partition, command).await
     }
 
     /// The receiver wants nothing any more.
@@ -497,33 +486,38 @@ impl Lane {
             reason: PauseReason::Gone,
         };
         let command = writer::Command::Tenant(tenant::Command::Webhook(webhook::Command::Pause(paused)));
-        let request = self.request(Subject::Tenant, None, command);
+        let request = request(&self.node, Subject::Tenant, None, command);
         if let Err(e) = self.node.router.submit(request).await {
             self.complain("it cannot be said that the receiver is gone", &e);
         }
     }
-
-    fn request(&self, subject: Subject, partition: Option<Partition>, command: writer::Command) -> Request {
-        Request {
-            tenant: self.node.config.tenant.clone(),
-            subject,
-            partition,
-            command,
-            actor: Actor::System,
-            correlation_id: Uuid::nil(),
-            idempotency: None,
-            time: None,
-            after: None,
-        }
-    }
 }
 
-fn place(progress: &Progress) -> Place {
+/// Where a lane was, as it said.
+pub(super) fn place(progress: &Progress) -> Place {
     Place {
         snapshot: progress.snapshot.map(|(next, end)| Snapshot { next, end }),
         identity: progress.identity,
         activity: progress.activity,
         withdrawals: progress.withdrawals,
+    }
+}
+
+/// Whether so much was passed without anything to tell that it is worth saying.
+pub(super) fn far(said: Place, now: Place) -> bool {
+    now.identity.saturating_sub(said.identity) + now.activity.saturating_sub(said.activity) > PASSED
+}
+
+/// How far a lane is, to be said.
+pub(super) fn progress(feed: &str, name: &str, generation: u64, at: Place) -> Progress {
+    Progress {
+        feed: feed.to_owned(),
+        webhook: name.to_owned(),
+        generation,
+        snapshot: at.snapshot.map(|s| (s.next, s.end)),
+        identity: at.identity,
+        activity: at.activity,
+        withdrawals: at.withdrawals,
     }
 }
 

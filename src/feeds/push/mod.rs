@@ -1,19 +1,23 @@
-//! Webhooks: records that are posted to whoever takes them.
+//! Webhooks, and the topics of feeds: records that are sent to whoever takes them.
 //!
-//! Each webhook has a *lane* per partition. A lane runs on the node that owns the partition and says in the log how far it
+//! Each webhook and topic has a *lane* per partition. A lane runs on the node that owns the partition and says in the log how far it
 //! has come, so another node goes on from there. A lane holds up nobody else's, nor a login: it only reads.
 
 mod endpoint;
 mod lane;
 mod queue;
+mod say;
+mod topic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatelog_events::domain::feed::{TOPIC, Topic};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::webhook::Webhook;
 use gatelog_events::ids::Partition;
+use gatelog_events::log::kafka::Outlet;
 use gatelog_projections::settings;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
 use self::lane::Lane;
+use self::topic::TopicLane;
+use crate::backend::Backend;
 use crate::node::Node;
 use crate::writer::Owned;
 
@@ -35,9 +41,16 @@ struct Key {
     partition: Partition,
 }
 
+/// Where a lane leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Webhook(Webhook),
+    Topic(Topic),
+}
+
 struct Running {
     /// As it was when the lane began; once it differs, the lane begins anew.
-    webhook: Webhook,
+    target: Target,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -49,6 +62,7 @@ pub struct Pushes {
     owned: Option<watch::Receiver<Owned>>,
     lanes: HashMap<Key, Running>,
     endpoints: HashMap<(String, String), Arc<Endpoint>>,
+    outlets: HashMap<String, Arc<Outlet>>,
 }
 
 impl Pushes {
@@ -58,6 +72,7 @@ impl Pushes {
             owned,
             lanes: HashMap::new(),
             endpoints: HashMap::new(),
+            outlets: HashMap::new(),
         }
     }
 
@@ -109,39 +124,43 @@ impl Pushes {
     }
 
     async fn reconcile(&mut self, settings: &Settings) {
-        let partitions = self.partitions();
-        let mut wanted: HashMap<Key, Webhook> = HashMap::new();
-        let live = settings
-            .feeds
-            .iter()
-            .filter(|(_, feed)| feed.retired_at.is_none());
-        for (feed, name, webhook) in
-            live.flat_map(|(n, f)| f.webhooks.iter().map(move |(w, hook)| (n, w, hook)))
-        {
-            if webhook.paused.is_some() || self.node.is_stopping() {
-                continue;
-            }
-            for partition in &partitions {
-                let key = Key {
-                    feed: feed.clone(),
-                    name: name.clone(),
-                    partition: *partition,
-                };
-                wanted.insert(key, webhook.clone());
-            }
-        }
+        let wanted = self.wanted(settings);
         self.end_others(&wanted).await;
-        for (key, webhook) in wanted {
+        for (key, target) in wanted {
             if !self.lanes.contains_key(&key) {
-                self.begin(key, webhook);
+                self.begin(key, target).await;
             }
         }
     }
 
+    fn wanted(&self, settings: &Settings) -> HashMap<Key, Target> {
+        let mut wanted = HashMap::new();
+        if self.node.is_stopping() {
+            return wanted;
+        }
+        let partitions = self.partitions();
+        for (feed, f) in settings.feeds.iter().filter(|(_, f)| f.retired_at.is_none()) {
+            let hooks = f.webhooks.iter().filter(|(_, hook)| hook.paused.is_none());
+            let hooks = hooks.map(|(name, hook)| (name.as_str(), Target::Webhook(hook.clone())));
+            let topic = f.topic.map(|topic| (TOPIC, Target::Topic(topic)));
+            for (name, target) in hooks.chain(topic) {
+                for partition in &partitions {
+                    let key = Key {
+                        feed: feed.clone(),
+                        name: name.to_owned(),
+                        partition: *partition,
+                    };
+                    wanted.insert(key, target.clone());
+                }
+            }
+        }
+        wanted
+    }
+
     /// Ends the lanes that are not wanted as they run; they say how far they have come.
-    async fn end_others(&mut self, wanted: &HashMap<Key, Webhook>) {
+    async fn end_others(&mut self, wanted: &HashMap<Key, Target>) {
         let over = self.lanes.extract_if(|key, running| {
-            running.task.is_finished() || wanted.get(key) != Some(&running.webhook)
+            running.task.is_finished() || wanted.get(key) != Some(&running.target)
         });
         let over: Vec<_> = over.collect();
         for (_, running) in &over {
@@ -153,27 +172,76 @@ impl Pushes {
         }
     }
 
-    fn begin(&mut self, key: Key, webhook: Webhook) {
-        let name = (key.feed.clone(), key.name.clone());
-        let endpoint = match self.endpoints.get(&name) {
-            Some(endpoint) => endpoint.clone(),
-            None => match Endpoint::new(&self.node, &key.feed, &key.name, &webhook) {
-                Ok(endpoint) => {
-                    let endpoint = Arc::new(endpoint);
-                    self.endpoints.insert(name, endpoint.clone());
-                    endpoint
-                }
-                Err(e) => {
-                    tracing::warn!(feed = key.feed, webhook = key.name, error = %e, "the webhook cannot be used");
-                    return;
-                }
-            },
-        };
+    async fn begin(&mut self, key: Key, target: Target) {
         let stop = CancellationToken::new();
-        let lane = Lane::new(self.node.clone(), endpoint, &key, webhook.clone());
-        let task = tokio::spawn(lane.run(stop.clone()));
-        self.lanes.insert(key, Running { webhook, stop, task });
+        let task = match &target {
+            Target::Webhook(webhook) => {
+                let Some(endpoint) = self.endpoint(&key, webhook) else {
+                    return;
+                };
+                let lane = Lane::new(self.node.clone(), endpoint, &key, webhook.clone());
+                tokio::spawn(lane.run(stop.clone()))
+            }
+            Target::Topic(topic) => {
+                let Some(outlet) = self.outlet(&key.feed).await else {
+                    return;
+                };
+                let lane = TopicLane {
+                    node: self.node.clone(),
+                    outlet,
+                    feed: key.feed.clone(),
+                    topic: *topic,
+                    partition: key.partition,
+                };
+                tokio::spawn(lane.run(stop.clone()))
+            }
+        };
+        self.lanes.insert(key, Running { target, stop, task });
     }
+
+    fn endpoint(&mut self, key: &Key, webhook: &Webhook) -> Option<Arc<Endpoint>> {
+        let name = (key.feed.clone(), key.name.clone());
+        if let Some(endpoint) = self.endpoints.get(&name) {
+            return Some(endpoint.clone());
+        }
+        match Endpoint::new(&self.node, &key.feed, &key.name, webhook) {
+            Ok(endpoint) => {
+                let endpoint = Arc::new(endpoint);
+                self.endpoints.insert(name, endpoint.clone());
+                Some(endpoint)
+            }
+            Err(e) => {
+                tracing::warn!(feed = key.feed, webhook = key.name, error = %e, "the webhook cannot be used");
+                None
+            }
+        }
+    }
+
+    /// The topic of a feed; it is tried again where Kafka is away.
+    async fn outlet(&mut self, feed: &str) -> Option<Arc<Outlet>> {
+        if let Some(outlet) = self.outlets.get(feed) {
+            return Some(outlet.clone());
+        }
+        let Backend::Kafka(log) = &self.node.backend else {
+            return None;
+        };
+        match log.outlet(&topic_name(feed)).await {
+            Ok(outlet) => {
+                let outlet = Arc::new(outlet);
+                self.outlets.insert(feed.to_owned(), outlet.clone());
+                Some(outlet)
+            }
+            Err(e) => {
+                tracing::warn!(feed, error = %e, "the feed's topic cannot be used");
+                None
+            }
+        }
+    }
+}
+
+/// What a feed's topic is called, after the prefix of all topics.
+pub fn topic_name(feed: &str) -> String {
+    format!("feed.{feed}")
 }
 
 impl Drop for Pushes {

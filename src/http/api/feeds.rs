@@ -7,12 +7,13 @@ use axum::response::Response;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{self, Definition, Feed, Field};
-use gatelog_events::domain::tenant::{self, FeedDefined, Settings};
+use gatelog_events::domain::tenant::{self, FeedDefined, FeedTopicRemoved, FeedTopicSet, Settings};
 use gatelog_projections::settings;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::api_keys::Scope;
-use crate::error::Problem;
+use crate::error::{Kind, Problem};
+use crate::feeds::push::topic_name;
 use crate::feeds::record::Envelope;
 use crate::feeds::{asyncapi, schema};
 use crate::http::app::App;
@@ -110,6 +111,24 @@ pub struct FeedBody<'a> {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub retired_at: Option<Timestamp>,
     pub versions: Vec<VersionBody<'a>>,
+    /// The Kafka topic that has its records, where there is one.
+    pub topic: Option<TopicBody>,
+}
+
+/// The Kafka topic of a feed.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FeedTopic)]
+pub struct TopicBody {
+    pub name: String,
+    pub version: u32,
+}
+
+/// Which version the topic shall have.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TopicInput {
+    /// The newest if absent.
+    pub version: Option<u32>,
 }
 
 /// One version of a feed.
@@ -144,8 +163,19 @@ impl<'a> FeedBody<'a> {
             newest: feed.newest(),
             retired_at: feed.retired_at,
             versions: versions.collect(),
+            topic: feed.topic.map(|topic| TopicBody {
+                name: topic_of(app, name),
+                version: topic.version,
+            }),
         }
     }
+}
+
+/// The name of a feed's topic.
+fn topic_of(app: &App, feed: &str) -> String {
+    let kafka = app.node.config.kafka.as_ref();
+    let prefix = kafka.map_or("", |k| k.log.topic_prefix.as_str());
+    format!("{prefix}{}", topic_name(feed))
 }
 
 /// The feed of this name, retired or not.
@@ -225,6 +255,67 @@ pub async fn retire(
 ) -> Result<Response, Problem> {
     caller.needs(Scope::FeedsWrite)?;
     let command = tenant::Command::RetireFeed { name };
+    done(
+        &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &[])
+            .await?,
+    )
+}
+
+/// Writes a feed to its Kafka topic: everyone's state, and then what happens. Only where the log is in Kafka.
+#[utoipa::path(
+    put, path = "/v1/feeds/{feed}/topic", tag = "feeds", params(("feed" = String, Path)),
+    request_body = TopicInput,
+    responses((status = 200, description = "The topic has the feed's records from now on", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn put_topic(
+    State(app): State<App>,
+    caller: Caller,
+    Name(feed): Name,
+    ask: Ask,
+    Json { value, raw }: Json<TopicInput>,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    if app.node.config.kafka.is_none() {
+        return Err(Problem::new(
+            Kind::NoTopics,
+            "Follow the feed by page, stream or webhook, or move the log to Kafka (`gatelog log copy`).",
+        ));
+    }
+    if feed.contains(':') {
+        let mut check = Check::new();
+        check.wrong(
+            "feed",
+            "A name with a colon cannot be that of a topic. Define the feed under another one.",
+        );
+        check.done()?;
+    }
+    let settings = app.node.views.settings(app.tenant())?;
+    let version = match value.version {
+        Some(version) => version,
+        None => known(&settings, &feed)?.newest(),
+    };
+    let command = tenant::Command::SetFeedTopic(FeedTopicSet { feed, version });
+    done(
+        &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &raw)
+            .await?,
+    )
+}
+
+/// Writes no more to a feed's Kafka topic. The topic stays; delete it where Kafka is administered.
+#[utoipa::path(
+    delete, path = "/v1/feeds/{feed}/topic", tag = "feeds", params(("feed" = String, Path)),
+    responses((status = 200, description = "Nothing more is written there", body = Done)),
+    security(("api_key" = ["feeds:write"]))
+)]
+pub async fn remove_topic(
+    State(app): State<App>,
+    caller: Caller,
+    Name(feed): Name,
+    ask: Ask,
+) -> Result<Response, Problem> {
+    caller.needs(Scope::FeedsWrite)?;
+    let command = tenant::Command::RemoveFeedTopic(FeedTopicRemoved { feed });
     done(
         &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &[])
             .await?,

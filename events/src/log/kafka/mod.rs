@@ -30,6 +30,7 @@ mod lanes;
 mod marks;
 mod membership;
 mod monitor;
+mod outlet;
 mod places;
 mod producer;
 mod query;
@@ -56,6 +57,7 @@ pub use self::keys::{KeyIter, KeyRecord, SubjectKeyTopic};
 pub use self::marks::StoreMark;
 pub use self::membership::{Membership, MembershipOptions};
 pub use self::monitor::{Counters, Health};
+pub use self::outlet::{Outlet, OutletMessage};
 
 use self::bulk::{Bulk, Source, plan};
 use self::errors::{bad_config, cluster, damaged, mismatch};
@@ -161,6 +163,11 @@ impl KafkaLog {
             producer: self.producer.clone(),
             lanes: self.lanes.clone(),
         }
+    }
+
+    /// A compacted topic that outsiders read, which is created if it is missing.
+    pub async fn outlet(&self, name: &str) -> Result<Outlet, LogError> {
+        Outlet::open(&self.source.config, name, &self.source.monitor).await
     }
 
     /// Joins the group of writers, in which the identity topic's partitions are shared out.

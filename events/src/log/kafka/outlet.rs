@@ -1,0 +1,137 @@
+//! A topic that is not part of the log: what outsiders read, one message per subject after compaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use super::config::KafkaConfig;
+use super::errors::{io_error, kind, lacks, no_client, text};
+use super::monitor::{Context, Monitor};
+use crate::ids::Partition;
+use crate::log::LogError;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutletMessage {
+    pub key: String,
+    /// None deletes what the key has.
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// See the module. Messages of one partition keep their order.
+pub struct Outlet {
+    topic: String,
+    producer: FutureProducer<Context>,
+}
+
+impl Outlet {
+    /// The topic has as many partitions and copies as the log's own, and is compacted.
+    pub(super) async fn open(
+        config: &KafkaConfig,
+        name: &str,
+        monitor: &Arc<Monitor>,
+    ) -> Result<Self, LogError> {
+        let topic = format!("{}{name}", config.topic_prefix);
+        let admin: AdminClient<Context> = config
+            .client("admin")
+            .create_with_context(Context::new(monitor, "admin"))
+            .map_err(|e| no_client(config, e))?;
+        create(config, &admin, &topic).await?;
+        let mut settings = config.producer();
+        // A feed need not be as quick as a login, and larger batches cost everybody less.
+        settings.set("linger.ms", "5");
+        let producer = settings
+            .create_with_context(Context::new(monitor, "feed"))
+            .map_err(|e| no_client(config, e))?;
+        Ok(Self { topic, producer })
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Queues a message; the answer says whether Kafka has it. What was not taken may be there all the same.
+    pub fn send(
+        &self,
+        partition: Partition,
+        message: &OutletMessage,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let headers = message.headers.iter();
+        let headers = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header {
+                key,
+                value: Some(value),
+            })
+        });
+        let record = FutureRecord::<String, Vec<u8>> {
+            topic: &self.topic,
+            partition: Some(i32::from(partition.0)),
+            payload: message.value.as_ref(),
+            key: Some(&message.key),
+            timestamp: None,
+            headers: Some(headers),
+        };
+        let queued = self.producer.send_result(record);
+        let queued = queued.map_err(|(e, _)| e.to_string());
+        async move {
+            match queued?.await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err((e, _))) => Err(e.to_string()),
+                Err(_) => Err("the producer was closed".to_owned()),
+            }
+        }
+    }
+}
+
+async fn create(config: &KafkaConfig, admin: &AdminClient<Context>, topic: &str) -> Result<(), LogError> {
+    let copies = config.min_insync_replicas.to_string();
+    let bytes = config.max_message_bytes().to_string();
+    let new = NewTopic::new(
+        topic,
+        config.partitions.into(),
+        TopicReplication::Fixed(config.replication_factor.into()),
+    )
+    .set("cleanup.policy", "compact")
+    .set("min.insync.replicas", &copies)
+    .set("max.message.bytes", &bytes);
+    let place = || format!("topic {topic} at {}", config.bootstrap_servers);
+    let failed = |e: &KafkaError| {
+        io_error(
+            place(),
+            kind(e.rdkafka_error_code().unwrap_or(Code::Unknown)),
+            text(e),
+        )
+    };
+    let options = options(config.connect_timeout);
+    let answer = admin
+        .create_topics([&new], &options)
+        .await
+        .map_err(|e| failed(&e))?;
+    match answer.into_iter().next() {
+        Some(Ok(_)) => {
+            tracing::info!(topic, partitions = config.partitions, "created");
+            Ok(())
+        }
+        None | Some(Err((_, Code::TopicAlreadyExists))) => Ok(()),
+        Some(Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))) => {
+            Err(lacks(config, "Create", &format!("topic {topic}"), ""))
+        }
+        Some(Err((_, code))) => Err(io_error(
+            place(),
+            kind(code),
+            format!("it cannot be created: {code}"),
+        )),
+    }
+}
+
+fn options(timeout: Duration) -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(timeout))
+        .operation_timeout(Some(timeout))
+}

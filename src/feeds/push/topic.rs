@@ -1,0 +1,255 @@
+//! One partition of a feed's Kafka topic: records in their order, as many in flight as Kafka takes.
+//!
+//! Kafka's producer tries again by itself. Where it gives up, the lane goes back to what it has said, so records may come
+//! twice, and compaction leaves the newest of each subject.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, try_join_all};
+use gatelog_events::clock;
+use gatelog_events::domain::feed::{Command, HandedOver, Handover, TOPIC, Topic};
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::ids::Partition;
+use gatelog_events::log::kafka::{Outlet, OutletMessage};
+use gatelog_projections::changes;
+use gatelog_projections::store::StoreError;
+use gatelog_projections::webhooks::Hook;
+use tokio_util::sync::CancellationToken;
+
+use super::lane::{far, place, progress};
+use super::say::say;
+use crate::feeds::cursor::{Cursor, Lane as Place};
+use crate::feeds::engine::{Batch, Engine, Item, Start};
+use crate::feeds::record::Envelope;
+use crate::node::Node;
+
+/// Records that are read at once.
+const BATCH: usize = 512;
+/// Batches in flight, at the most.
+const IN_FLIGHT: usize = 8;
+/// How often it is said how far the lane has come.
+const SAY: Duration = Duration::from_secs(1);
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A batch on its way.
+struct Flight {
+    sent: BoxFuture<'static, Result<(), String>>,
+    withdrawals: Vec<HandedOver>,
+    /// Whether there is anything in it.
+    told: bool,
+    then: Place,
+}
+
+pub(super) struct TopicLane {
+    pub node: Arc<Node>,
+    pub outlet: Arc<Outlet>,
+    pub feed: String,
+    pub topic: Topic,
+    pub partition: Partition,
+}
+
+/// Why a lane goes back.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Kafka(String),
+    #[error("{0}")]
+    Write(#[from] crate::writer::WriteError),
+    #[error("a record cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl TopicLane {
+    /// Until it is stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Err(e) = self.follow(&stop) => {
+                    let (feed, topic) = (&self.feed, self.outlet.topic());
+                    tracing::warn!(feed, topic, partition = %self.partition, error = %e, "the feed's topic waits");
+                }
+                else => return,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// From what was said last on. Ends well only when it is stopped.
+    async fn follow(&self, stop: &CancellationToken) -> Result<(), Broken> {
+        let mut cursor = self.begin()?;
+        let mut said = cursor.lanes.first().copied().unwrap_or_default();
+        let (mut passed, mut say_at) = (said, clock::monotonic() + SAY);
+        let mut told = false;
+        let mut flights: VecDeque<Flight> = VecDeque::new();
+        loop {
+            let applied = self.node.views.applied(changes::NAME);
+            let moved = async {
+                match &applied {
+                    Some(applied) => applied.moved().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(moved);
+            // Enabled before looking, so that nothing in between is missed.
+            let _ = futures::poll!(moved.as_mut());
+            while flights.len() < IN_FLIGHT {
+                let before = cursor.clone();
+                let Some(flight) = self.launch(&mut cursor)? else {
+                    break;
+                };
+                if cursor == before {
+                    break;
+                }
+                flights.push_back(flight);
+            }
+            let idle = flights.is_empty();
+            let landed = async {
+                match flights.front_mut() {
+                    Some(flight) => (&mut flight.sent).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                sent = landed => {
+                    sent.map_err(Broken::Kafka)?;
+                    if let Some(flight) = flights.pop_front() {
+                        self.tell(flight.withdrawals).await?;
+                        passed = flight.then;
+                        told |= flight.told;
+                    }
+                }
+                () = &mut moved, if idle => {}
+                () = tokio::time::sleep_until(say_at.into()) => {}
+            }
+            if clock::monotonic() >= say_at {
+                say_at = clock::monotonic() + SAY;
+                // Saying so is itself in the log: where nothing was told, it is not said each time.
+                if passed != said && (told || far(said, passed)) {
+                    let progress = progress(&self.feed, TOPIC, self.topic.generation, passed);
+                    say(&self.node, self.partition, Command::Progressed(progress)).await?;
+                    (said, told) = (passed, false);
+                }
+            }
+        }
+    }
+
+    fn with_engine<T>(
+        &self,
+        f: impl FnOnce(Engine<'_>, &Settings) -> Result<T, Broken>,
+    ) -> Result<Option<T>, Broken> {
+        let node = &self.node;
+        let settings = node.views.settings(&node.config.tenant)?;
+        let feed = settings.feeds.get(&self.feed).filter(|f| f.retired_at.is_none());
+        let Some(version) = feed.and_then(|f| f.version(self.topic.version)) else {
+            return Ok(None);
+        };
+        let engine = Engine {
+            views: &node.views,
+            keys: &node.feed_keys,
+            links: &node.unsubscribe,
+            issuer: node.config.issuer.as_str(),
+            tenant: &node.config.tenant,
+            settings: &settings,
+            feed: &self.feed,
+            definition: &version.definition,
+            first: self.partition,
+        };
+        f(engine, &settings).map(Some)
+    }
+
+    fn begin(&self) -> Result<Cursor, Broken> {
+        let hook = Hook {
+            tenant: &self.node.config.tenant,
+            feed: &self.feed,
+            webhook: TOPIC,
+        };
+        let known = self.node.views.webhook_progress(hook, self.partition)?;
+        let version = self.topic.version;
+        if let Some(known) = known.filter(|p| p.generation == self.topic.generation) {
+            return Ok(Cursor {
+                version,
+                turn: 0,
+                lanes: vec![place(&known)],
+            });
+        }
+        let begun = self.with_engine(|engine, _| Ok(engine.begin(version, 1, Start::Snapshot)))?;
+        Ok(begun.unwrap_or(Cursor {
+            version,
+            turn: 0,
+            lanes: Vec::new(),
+        }))
+    }
+
+    /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.
+    fn launch(&self, cursor: &mut Cursor) -> Result<Option<Flight>, Broken> {
+        let before = cursor.clone();
+        let batch = self.with_engine(|engine, _| {
+            if before.lanes.is_empty() || !engine.has_more(&before) {
+                return Ok(None);
+            }
+            Ok(Some(engine.batch(before, BATCH)?))
+        })?;
+        let Some(batch) = batch.flatten() else {
+            return Ok(None);
+        };
+        let flight = self.send(&batch)?;
+        *cursor = batch.cursor;
+        Ok(Some(flight))
+    }
+
+    fn send(&self, batch: &Batch) -> Result<Flight, Broken> {
+        let node = &self.node;
+        let envelope = Envelope::new(
+            &node.config.issuer,
+            &node.config.tenant,
+            &self.feed,
+            self.topic.version,
+        );
+        let mut sent = Vec::with_capacity(batch.told.len());
+        let mut withdrawals = Vec::new();
+        for (item, record) in &batch.told {
+            let message = envelope.message(record)?;
+            sent.push(self.outlet.send(self.partition, &message));
+            if let Item::Withdrawn { .. } = item {
+                withdrawals.extend(item.handed_over().map(|(_, handed)| handed));
+                // The reason is for who reads on; compaction shall leave nothing.
+                let tombstone = OutletMessage {
+                    value: None,
+                    ..message
+                };
+                sent.push(self.outlet.send(self.partition, &tombstone));
+            }
+        }
+        Ok(Flight {
+            sent: try_join_all(sent).map(|all| all.map(|_| ())).boxed(),
+            withdrawals,
+            told: !batch.told.is_empty(),
+            then: batch.cursor.lanes.first().copied().unwrap_or_default(),
+        })
+    }
+
+    /// Kafka has them, which is as far as can be seen from here; its readers acknowledge by themselves, if they do.
+    async fn tell(&self, withdrawals: Vec<HandedOver>) -> Result<(), Broken> {
+        let handover = Handover {
+            feed: self.feed.clone(),
+            withdrawals,
+        };
+        if handover.withdrawals.is_empty() {
+            return Ok(());
+        }
+        say(
+            &self.node,
+            self.partition,
+            Command::WithdrawalsDelivered(handover),
+        )
+        .await?;
+        Ok(())
+    }
+}
