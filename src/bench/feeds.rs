@@ -217,19 +217,17 @@ impl Bench {
             for user in users.by_ref().take(PER_SECOND / 100) {
                 let world = self.world.clone();
                 let subject = self.subject(*user);
-                writes.push(async move {
-                    let outcome = world.plan(*user, "pro").await?;
+                let user = *user;
+                // A task of its own, so that it is noted at once when the write is acknowledged.
+                writes.push(tokio::spawn(async move {
+                    let outcome = world.plan(user, "pro").await?;
                     let sequence = outcome.commit.map_or(0, |c| c.version());
                     Ok::<_, BenchError>(((subject, sequence), clock::monotonic()))
-                });
-            }
-            while let Some(Some(written)) = futures::FutureExt::now_or_never(writes.next()) {
-                let (record, at) = written?;
-                acknowledged.insert(record, at);
+                }));
             }
         }
         while let Some(written) = writes.next().await {
-            let (record, at) = written?;
+            let (record, at) = written.map_err(|e| BenchError::Ended(e.to_string()))??;
             acknowledged.insert(record, at);
         }
         self.receiver.until(acknowledged.len()).await;

@@ -10,10 +10,10 @@ use gatelog_events::domain::tenant;
 use gatelog_events::domain::webhook::{
     self, DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, Webhook, WebhookPaused,
 };
-use gatelog_events::ids::{Partition, UserId};
-use gatelog_projections::changes;
+use gatelog_events::ids::{Offset, Partition, Stream, UserId};
 use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::{Dead, Hook};
+use gatelog_projections::{changes, users};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use super::endpoint::{Endpoint, Outcome, URGENT};
 use super::queue::{Job, Queue};
 use super::say::{request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
-use crate::feeds::engine::{Engine, Item, Start};
+use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
 use crate::writer::{self, WriteError};
@@ -60,6 +60,9 @@ pub(super) struct Lane {
     passed: Place,
     said: Place,
     delivered: bool,
+    /// Whether there is more to read than was read, and up to where it was folded when that was looked at.
+    behind: bool,
+    folded: [Offset; 3],
     queue: Queue,
     flights: JoinSet<Landed>,
     told: Vec<HandedOver>,
@@ -83,6 +86,8 @@ impl Lane {
             passed: Place::default(),
             said: Place::default(),
             delivered: false,
+            behind: true,
+            folded: [0; 3],
             queue: Queue::default(),
             flights: JoinSet::new(),
             told: Vec::new(),
@@ -117,7 +122,12 @@ impl Lane {
             let wake = self.queue.next_wake();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(Ok(landed)) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
+                Some(Ok(landed)) = self.flights.join_next(), if !self.flights.is_empty() => {
+                    self.land(landed).await;
+                    while let Some(Ok(landed)) = self.flights.try_join_next() {
+                        self.land(landed).await;
+                    }
+                }
                 () = sleep_until(wake) => {}
                 () = &mut moved => {}
                 _ = tell.tick(), if !self.told.is_empty() => self.say_told().await,
@@ -159,7 +169,7 @@ impl Lane {
         let Some(version) = live.and_then(|f| f.version(self.webhook.version)) else {
             return Ok(None);
         };
-        f(Engine {
+        let engine = Engine {
             views: &self.node.views,
             keys: &self.node.feed_keys,
             links: &self.node.unsubscribe,
@@ -169,8 +179,9 @@ impl Lane {
             feed: &self.endpoint.feed,
             definition: &version.definition,
             first: self.partition,
-        })
-        .map(Some)
+        };
+        // It reads many rows: those who log in meanwhile shall not wait for the thread.
+        tokio::task::block_in_place(|| f(engine)).map(Some)
     }
 
     /// Where it was left, or where the webhook is to begin.
@@ -198,37 +209,56 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes what is new into the queue: withdrawals always, the rest while there is room.
+    /// Takes what is new into the queue: withdrawals always, the rest while there is room for a batch.
     fn read_on(&mut self) -> Result<(), StoreError> {
-        loop {
-            let room = WINDOW.saturating_sub(self.queue.len()).min(BATCH);
+        let folded = self.folded();
+        let fresh = folded != self.folded;
+        self.folded = folded;
+        self.behind |= fresh;
+        while self.behind && self.queue.len() + BATCH <= WINDOW {
             let before = self.read.clone();
             if before.lanes.is_empty() {
                 return Ok(());
             }
-            let batch = self.with_engine(|engine| {
-                if room > 0 {
-                    engine.batch(before.clone(), room)
-                } else {
-                    engine.withdrawals(before.clone())
-                }
-            })?;
+            let batch = self.with_engine(|engine| engine.batch(before, BATCH))?;
             let Some(batch) = batch else { return Ok(()) };
-            let (more, moved) = (batch.more, batch.cursor != before);
-            self.read = batch.cursor;
-            let then = self.read.lanes.first().copied().unwrap_or_default();
-            if moved {
-                self.queue
-                    .take(batch.told.into_iter().map(|(item, _)| item), then);
-            }
-            if room == 0 || !more || !moved {
-                break;
+            self.behind = batch.more;
+            self.take(batch);
+        }
+        if fresh && self.behind {
+            let before = self.read.clone();
+            if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
+                self.take(batch);
             }
         }
         if let Some(passed) = self.queue.passed() {
             self.passed = passed;
         }
         Ok(())
+    }
+
+    fn take(&mut self, batch: Batch) {
+        if batch.cursor != self.read {
+            self.read = batch.cursor;
+            let then = self.read.lanes.first().copied().unwrap_or_default();
+            self.queue
+                .take(batch.told.into_iter().map(|(item, _)| item), then);
+        }
+    }
+
+    /// Up to where the partition is folded, so that it is looked at only where there is something new.
+    fn folded(&self) -> [Offset; 3] {
+        let next = |projection, stream| {
+            self.node
+                .views
+                .next(projection, stream, self.partition)
+                .unwrap_or(0)
+        };
+        [
+            next(changes::NAME, Stream::Identity),
+            next(changes::NAME, Stream::Activity),
+            next(users::NAME, Stream::Identity),
+        ]
     }
 
     fn launch(&mut self) {

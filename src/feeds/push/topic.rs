@@ -26,7 +26,7 @@ use crate::feeds::record::Envelope;
 use crate::node::Node;
 
 /// Records that are read at once.
-const BATCH: usize = 512;
+const BATCH: usize = 256;
 /// Batches in flight, at the most.
 const IN_FLIGHT: usize = 8;
 /// How often it is said how far the lane has come.
@@ -161,7 +161,8 @@ impl TopicLane {
             definition: &version.definition,
             first: self.partition,
         };
-        f(engine, &settings).map(Some)
+        // It reads many rows: those who log in meanwhile shall not wait for the thread.
+        tokio::task::block_in_place(|| f(engine, &settings)).map(Some)
     }
 
     fn begin(&self) -> Result<Cursor, Broken> {
