@@ -376,6 +376,33 @@ async fn a_receiver_that_is_gone_is_asked_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_when_a_feed_is_retired_is_posted_when_it_comes_back() {
+    let (server, pushing) = start(Duration::from_secs(60)).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    register(&server, "ada", true).await;
+    receiver.until("ada", |r| r.emails().len() == 1).await;
+    receiver.answer("", 500);
+    register(&server, "bob", true).await;
+    receiver.until("bob is tried", |r| r.attempts() > 1).await;
+    server
+        .delete("/v1/feeds/marketing")
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    receiver.answer_well();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(receiver.emails(), ["ada@example.com"], "nothing leaves meanwhile");
+    define_marketing(&server).await;
+    receiver.until("bob", |r| r.emails().len() == 2).await;
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_may_be_posted_is_refused() {
     let server = Server::start().await;
     define_marketing(&server).await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
-use gatelog_events::domain::feed::{Command, HandedOver, Handover};
-use gatelog_events::domain::tenant;
+use gatelog_events::domain::feed::{Command, Definition, HandedOver, Handover};
+use gatelog_events::domain::tenant::{self, Settings};
 use gatelog_events::domain::webhook::{
     self, DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, Webhook, WebhookPaused,
 };
@@ -40,10 +40,20 @@ const TELL: Duration = Duration::from_millis(50);
 const PASSED: u64 = 4096;
 const REDRIVEN: usize = 64;
 
+/// Why a record stays where it is.
+#[derive(Debug, thiserror::Error)]
+enum Held {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The lane ends soon; what it holds is for the one that begins when the webhook goes on.
+    #[error("the feed is retired or the webhook paused")]
+    NotLive,
+}
+
 /// What came back of a flight.
 struct Landed {
     job: Job,
-    result: Result<Option<Outcome>, StoreError>,
+    result: Result<Option<Outcome>, Held>,
     record: Option<Uuid>,
     /// When it left.
     began: Timestamp,
@@ -164,9 +174,7 @@ impl Lane {
         f: impl FnOnce(Engine<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let settings = self.node.views.settings(&self.node.config.tenant)?;
-        let feed = settings.feeds.get(&self.endpoint.feed);
-        let live = feed.filter(|f| f.retired_at.is_none());
-        let Some(version) = live.and_then(|f| f.version(self.webhook.version)) else {
+        let Some(definition) = live(&settings, &self.endpoint, self.webhook.version) else {
             return Ok(None);
         };
         let engine = Engine {
@@ -177,7 +185,7 @@ impl Lane {
             tenant: &self.node.config.tenant,
             settings: &settings,
             feed: &self.endpoint.feed,
-            definition: &version.definition,
+            definition,
             first: self.partition,
         };
         // It reads many rows: those who log in meanwhile shall not wait for the thread.
@@ -285,13 +293,7 @@ impl Lane {
             let began = clock::now();
             let say = || {
                 let settings = node.views.settings(&node.config.tenant)?;
-                let feed = settings
-                    .feeds
-                    .get(&endpoint.feed)
-                    .filter(|f| f.retired_at.is_none());
-                let Some(version) = feed.and_then(|f| f.version(version)) else {
-                    return Ok(None);
-                };
+                let definition = live(&settings, &endpoint, version).ok_or(Held::NotLive)?;
                 let engine = Engine {
                     views: &node.views,
                     keys: &node.feed_keys,
@@ -300,12 +302,12 @@ impl Lane {
                     tenant: &node.config.tenant,
                     settings: &settings,
                     feed: &endpoint.feed,
-                    definition: &version.definition,
+                    definition,
                     first: partition,
                 };
                 let said = engine.record(&job.item)?;
                 record = said.as_ref().map(|r| r.id);
-                Ok(said)
+                Ok::<_, Held>(said)
             };
             let result = endpoint.clone().send(urgent, say).await;
             Landed {
@@ -327,7 +329,9 @@ impl Lane {
         let user = job.item.user();
         match result {
             Err(e) => {
-                self.complain("a record cannot be made", &e);
+                if let Held::Store(e) = &e {
+                    self.complain("a record cannot be made", e);
+                }
                 self.queue.again(user, clock::monotonic() + SAY);
             }
             // Nobody may see it any more.
@@ -521,6 +525,15 @@ impl Lane {
             self.complain("it cannot be said that the receiver is gone", &e);
         }
     }
+}
+
+/// What the webhook is to post, unless the feed is retired or the webhook paused or removed.
+fn live<'s>(settings: &'s Settings, endpoint: &Endpoint, version: u32) -> Option<&'s Definition> {
+    let feed = settings.feeds.get(&endpoint.feed)?;
+    let webhook = feed.webhooks.get(&endpoint.name)?;
+    let live = feed.retired_at.is_none() && webhook.paused.is_none();
+    let version = feed.version(version).filter(|_| live)?;
+    Some(&version.definition)
 }
 
 /// Where a lane was, as it said.
