@@ -1,5 +1,7 @@
 //! One partition of one webhook.
 
+mod dead_letters;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,12 +9,10 @@ use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{Command, Definition, HandedOver, Handover};
 use gatelog_events::domain::tenant::{self, Settings};
-use gatelog_events::domain::webhook::{
-    self, DeadLetter, DeadLetterRef, PauseReason, Progress, ReplayFrom, Told, Webhook, WebhookPaused,
-};
+use gatelog_events::domain::webhook::{self, PauseReason, Progress, ReplayFrom, Webhook, WebhookPaused};
 use gatelog_events::ids::{Offset, Partition, Stream, UserId};
 use gatelog_projections::store::StoreError;
-use gatelog_projections::webhooks::{Dead, Hook};
+use gatelog_projections::webhooks::Hook;
 use gatelog_projections::{changes, users};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,6 @@ const SAY: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_millis(50);
 /// Offsets without anything to tell after which it is said that they are passed.
 const PASSED: u64 = 4096;
-const REDRIVEN: usize = 64;
 
 /// Why a record stays where it is.
 #[derive(Debug, thiserror::Error)]
@@ -383,94 +382,6 @@ impl Lane {
         self.queue.done(user);
     }
 
-    fn letters(&self, record: Uuid) -> DeadLetterRef {
-        DeadLetterRef {
-            feed: self.endpoint.feed.clone(),
-            webhook: self.endpoint.name.clone(),
-            records: vec![record],
-        }
-    }
-
-    /// Gives up, and says so. Where it cannot be said, it is tried again: nothing is lost in silence.
-    async fn bury(&mut self, job: &Job, record: Uuid, attempts: u32, status: Option<u16>, reason: String) {
-        let user = job.item.user();
-        let letter = DeadLetter {
-            feed: self.endpoint.feed.clone(),
-            webhook: self.endpoint.name.clone(),
-            record,
-            user,
-            told: told(&job.item),
-            attempts,
-            status,
-            reason,
-        };
-        match self.submit(Command::DeadLettered(letter)).await {
-            Ok(()) => {
-                self.delivered = true;
-                self.first_attempts.remove(&record);
-                self.queue.done(user);
-            }
-            Err(e) => {
-                self.complain("a dead letter cannot be written", &e);
-                self.queue.again(user, clock::monotonic() + SAY);
-            }
-        }
-    }
-
-    fn take_redriven(&mut self) {
-        let found = self.node.views.redriven(self.hook(), self.partition, REDRIVEN);
-        let letters = match found {
-            Ok(letters) => letters,
-            Err(e) => return self.complain("dead letters cannot be read", &e),
-        };
-        for dead in letters {
-            let record = dead.letter.record;
-            match self.item(&dead) {
-                Ok(Some(item)) => self.queue.redrive(item, record),
-                Ok(None) => self.complain("a dead letter's event is not there any more", &record),
-                Err(e) => self.complain("a dead letter's event cannot be read", &e),
-            }
-        }
-    }
-
-    /// What a dead letter was to tell.
-    fn item(&self, dead: &Dead) -> Result<Option<Item>, StoreError> {
-        let (views, tenant) = (&self.node.views, &self.node.config.tenant);
-        match dead.letter.told {
-            Told::State => Ok(Some(Item::State {
-                user: dead.letter.user,
-            })),
-            Told::Happened {
-                stream,
-                offset,
-                event_id,
-                as_state,
-            } => {
-                let rows = views.changes(tenant, stream, self.partition, offset, 1)?;
-                let change = rows.into_iter().find(|(at, _)| *at == offset);
-                let events = change.map(|(_, c)| c.events).unwrap_or_default();
-                let event = events.into_iter().find(|e| e.id == event_id);
-                Ok(event.map(|event| Item::Happened {
-                    user: dead.letter.user,
-                    stream,
-                    offset,
-                    event,
-                    as_state,
-                }))
-            }
-            Told::Withdrawn { offset, event_id } => {
-                let rows =
-                    views.withdrawals(tenant, self.partition, offset, gatelog_events::codec::MAX_EVENTS)?;
-                let found = rows.into_iter().find(|(at, w)| *at == offset && w.id == event_id);
-                Ok(found.map(|(offset, withdrawal)| Item::Withdrawn {
-                    partition: self.partition,
-                    offset,
-                    withdrawal,
-                }))
-            }
-        }
-    }
-
     /// A receiver that answers 2xx was told and has acknowledged.
     async fn say_told(&mut self) {
         if self.told.is_empty() {
@@ -561,30 +472,6 @@ pub(super) fn progress(feed: &str, name: &str, generation: u64, at: Place) -> Pr
         identity: at.identity,
         activity: at.activity,
         withdrawals: at.withdrawals,
-    }
-}
-
-fn told(item: &Item) -> Told {
-    match item {
-        Item::State { .. } => Told::State,
-        Item::Happened {
-            stream,
-            offset,
-            event,
-            as_state,
-            ..
-        } => Told::Happened {
-            stream: *stream,
-            offset: *offset,
-            event_id: event.id,
-            as_state: *as_state,
-        },
-        Item::Withdrawn {
-            offset, withdrawal, ..
-        } => Told::Withdrawn {
-            offset: *offset,
-            event_id: withdrawal.id,
-        },
     }
 }
 

@@ -1,0 +1,135 @@
+//! What a receiver does not take after all attempts, and sending it again.
+
+use gatelog_events::clock;
+use gatelog_events::domain::feed::Command;
+use gatelog_events::domain::webhook::{DeadLetter, DeadLetterRef, Told};
+use gatelog_projections::store::StoreError;
+use gatelog_projections::webhooks::Dead;
+use uuid::Uuid;
+
+use super::{Job, Lane, SAY};
+use crate::feeds::engine::Item;
+
+/// Dead letters that are taken up again at once.
+const REDRIVEN: usize = 64;
+
+impl Lane {
+    pub(super) fn letters(&self, record: Uuid) -> DeadLetterRef {
+        DeadLetterRef {
+            feed: self.endpoint.feed.clone(),
+            webhook: self.endpoint.name.clone(),
+            records: vec![record],
+        }
+    }
+
+    /// Gives up, and says so. Where it cannot be said, it is tried again: nothing is lost in silence.
+    pub(super) async fn bury(
+        &mut self,
+        job: &Job,
+        record: Uuid,
+        attempts: u32,
+        status: Option<u16>,
+        reason: String,
+    ) {
+        let user = job.item.user();
+        let letter = DeadLetter {
+            feed: self.endpoint.feed.clone(),
+            webhook: self.endpoint.name.clone(),
+            record,
+            user,
+            told: told(&job.item),
+            attempts,
+            status,
+            reason,
+        };
+        match self.submit(Command::DeadLettered(letter)).await {
+            Ok(()) => {
+                self.delivered = true;
+                self.first_attempts.remove(&record);
+                self.queue.done(user);
+            }
+            Err(e) => {
+                self.complain("a dead letter cannot be written", &e);
+                self.queue.again(user, clock::monotonic() + SAY);
+            }
+        }
+    }
+
+    pub(super) fn take_redriven(&mut self) {
+        let found = self.node.views.redriven(self.hook(), self.partition, REDRIVEN);
+        let letters = match found {
+            Ok(letters) => letters,
+            Err(e) => return self.complain("dead letters cannot be read", &e),
+        };
+        for dead in letters {
+            let record = dead.letter.record;
+            match self.item(&dead) {
+                Ok(Some(item)) => self.queue.redrive(item, record),
+                Ok(None) => self.complain("a dead letter's event is not there any more", &record),
+                Err(e) => self.complain("a dead letter's event cannot be read", &e),
+            }
+        }
+    }
+
+    /// What a dead letter was to tell.
+    fn item(&self, dead: &Dead) -> Result<Option<Item>, StoreError> {
+        let (views, tenant) = (&self.node.views, &self.node.config.tenant);
+        match dead.letter.told {
+            Told::State => Ok(Some(Item::State {
+                user: dead.letter.user,
+            })),
+            Told::Happened {
+                stream,
+                offset,
+                event_id,
+                as_state,
+            } => {
+                let rows = views.changes(tenant, stream, self.partition, offset, 1)?;
+                let change = rows.into_iter().find(|(at, _)| *at == offset);
+                let events = change.map(|(_, c)| c.events).unwrap_or_default();
+                let event = events.into_iter().find(|e| e.id == event_id);
+                Ok(event.map(|event| Item::Happened {
+                    user: dead.letter.user,
+                    stream,
+                    offset,
+                    event,
+                    as_state,
+                }))
+            }
+            Told::Withdrawn { offset, event_id } => {
+                let rows =
+                    views.withdrawals(tenant, self.partition, offset, gatelog_events::codec::MAX_EVENTS)?;
+                let found = rows.into_iter().find(|(at, w)| *at == offset && w.id == event_id);
+                Ok(found.map(|(offset, withdrawal)| Item::Withdrawn {
+                    partition: self.partition,
+                    offset,
+                    withdrawal,
+                }))
+            }
+        }
+    }
+}
+
+fn told(item: &Item) -> Told {
+    match item {
+        Item::State { .. } => Told::State,
+        Item::Happened {
+            stream,
+            offset,
+            event,
+            as_state,
+            ..
+        } => Told::Happened {
+            stream: *stream,
+            offset: *offset,
+            event_id: event.id,
+            as_state: *as_state,
+        },
+        Item::Withdrawn {
+            offset, withdrawal, ..
+        } => Told::Withdrawn {
+            offset: *offset,
+            event_id: withdrawal.id,
+        },
+    }
+}
