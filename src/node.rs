@@ -35,6 +35,7 @@ use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUr
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
 use crate::feeds::push::Pushes;
+use crate::feeds::seal::{NoSeal, Seal};
 use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
@@ -69,6 +70,8 @@ pub enum NodeError {
     SigningKeys(#[from] KeyError),
     #[error("{0}")]
     Links(#[from] NoLinks),
+    #[error("{0}")]
+    Seal(#[from] NoSeal),
     #[error("{0}")]
     Passwords(#[from] PoolError),
     #[error("{0}")]
@@ -130,6 +133,8 @@ pub struct Node {
     pub refresh_tokens: RefreshTokens,
     /// What subjects and records are called in each feed.
     pub feed_keys: FeedKeys,
+    /// Seals what connectors prove themselves with.
+    pub credentials: Seal,
     /// Links by which a consent is withdrawn.
     pub unsubscribe: Unsubscribe,
     /// Logins that wait for the log, where they are to or where some still do.
@@ -242,6 +247,7 @@ impl Started {
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
+            credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),

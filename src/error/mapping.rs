@@ -200,6 +200,11 @@ impl From<tenant::Rejection> for Problem {
                 Kind::WebhookNotFound,
                 "Check the name; GET /v1/feeds/{feed}/webhooks lists them.",
             ),
+            tenant::Rejection::CredentialNeeded => Problem::new(
+                Kind::InvalidInput,
+                "Correct the fields named in `errors`; /docs describes them.",
+            )
+            .field("credential", "A new connector needs one; leave it out only to keep the one there is."),
             tenant::Rejection::TooManyWebhooks => Problem::new(
                 Kind::TooManyWebhooks,
                 "Remove one that is not used any more, or define another feed.",

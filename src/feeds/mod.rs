@@ -12,6 +12,7 @@
 //! have other ids in each feed.
 
 pub mod asyncapi;
+pub mod connectors;
 pub mod cursor;
 pub mod engine;
 pub mod gate;
@@ -20,5 +21,6 @@ pub mod keys;
 pub mod push;
 pub mod record;
 pub mod schema;
+pub mod seal;
 pub mod unsubscribe;
 pub mod webhook;

@@ -199,6 +199,10 @@ pub struct Definition {
     pub fields: BTreeSet<Field>,
     /// Kinds of events, such as `plan.upgraded`.
     pub events: BTreeSet<String>,
+    /// Seconds for which what happened is told. A consumer who comes later is told the present state of everyone in its
+    /// place. Without end if absent.
+    #[serde(default)]
+    pub retention_seconds: Option<u64>,
 }
 
 /// One version of a feed.

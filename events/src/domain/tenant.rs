@@ -257,7 +257,11 @@ pub enum Command {
     RetireFeed {
         name: String,
     },
-    SetFeedTopic(FeedTopicSet),
+    SetFeedTopic {
+        feed: String,
+        /// The newest there is when it is decided, if absent.
+        version: Option<u32>,
+    },
     RemoveFeedTopic(FeedTopicRemoved),
     Webhook(webhook::Command),
 }
@@ -294,6 +298,8 @@ pub enum Rejection {
     WebhookNotFound,
     #[error("the feed has {} webhooks, and may have no more", webhook::MAX_WEBHOOKS)]
     TooManyWebhooks,
+    #[error("a new connector needs a credential")]
+    CredentialNeeded,
 }
 
 /// Decides on a change of settings. What is so already is no event.
@@ -324,11 +330,13 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
             )),
         },
         Command::DefineFeed(e) => define_feed(settings, e),
-        Command::SetFeedTopic(e) => {
-            let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;
-            feed.version(e.version).ok_or(Rejection::FeedVersionNotFound)?;
-            let same = feed.topic.is_some_and(|topic| topic.version == e.version);
-            Ok(unless(same, TenantEvent::FeedTopicSet(e)))
+        Command::SetFeedTopic { feed: name, version } => {
+            let feed = settings.feeds.get(&name).ok_or(Rejection::FeedNotFound)?;
+            let version = version.unwrap_or_else(|| feed.newest());
+            feed.version(version).ok_or(Rejection::FeedVersionNotFound)?;
+            let same = feed.topic.is_some_and(|topic| topic.version == version);
+            let set = FeedTopicSet { feed: name, version };
+            Ok(unless(same, TenantEvent::FeedTopicSet(set)))
         }
         Command::RemoveFeedTopic(e) => {
             let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;

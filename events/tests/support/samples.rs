@@ -298,6 +298,7 @@ pub fn feed_defined(purpose: Option<&str>, fields: &[&str]) -> FeedDefined {
             purpose: purpose.map(Into::into),
             fields: fields.iter().map(|f| f.parse().expect("a field")).collect(),
             events: ["plan.upgraded".to_owned()].into(),
+            retention_seconds: None,
         },
     }
 }
@@ -329,6 +330,7 @@ pub fn webhook_set(url: &str, version: u32) -> WebhookSet {
         url: url.into(),
         version,
         concurrency: 8,
+        connector: None,
     }
 }
 
