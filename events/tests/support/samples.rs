@@ -60,6 +60,17 @@ pub fn password_set(hash: &str, reason: PasswordReason) -> Event {
 pub fn email_changed(address: &str) -> Event {
     let personal = NewEmail {
         email: email(address),
+        previous: None,
+    }
+    .into();
+    UserEvent::EmailChanged(EmailChanged { personal }).into()
+}
+
+/// As it is written since events say which address it was.
+pub fn email_changed_from(previous: &str, address: &str) -> Event {
+    let personal = NewEmail {
+        email: email(address),
+        previous: Some(email(previous)),
     }
     .into();
     UserEvent::EmailChanged(EmailChanged { personal }).into()
