@@ -35,6 +35,8 @@ use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUr
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
 use crate::feeds::push::Pushes;
+use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
+use crate::feeds::signals::push::Transmitter;
 use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
@@ -69,6 +71,8 @@ pub enum NodeError {
     SigningKeys(#[from] KeyError),
     #[error("{0}")]
     Links(#[from] NoLinks),
+    #[error("{0}")]
+    SignalKeys(#[from] NoSignalKeys),
     #[error("{0}")]
     Passwords(#[from] PoolError),
     #[error("{0}")]
@@ -132,6 +136,8 @@ pub struct Node {
     pub feed_keys: FeedKeys,
     /// Links by which a consent is withdrawn.
     pub unsubscribe: Unsubscribe,
+    /// What signs security events.
+    pub signal_keys: SignalKeys,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -243,6 +249,7 @@ impl Started {
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
             unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
+            signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),
@@ -279,6 +286,7 @@ impl Started {
             () = self.seed_at_last() => closed,
             () = self.drain_spool() => closed,
             () = self.push_feeds() => closed,
+            () = self.transmit_signals() => closed,
             () = self.compact_after_erasures() => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
@@ -354,6 +362,12 @@ impl Started {
     async fn push_feeds(&self) {
         let owned = self.membership.as_ref().map(|m| m.owned());
         Pushes::new(self.node.clone(), owned).run().await;
+    }
+
+    /// Posts security events to those who want them, for the partitions that are this node's.
+    async fn transmit_signals(&self) {
+        let owned = self.membership.as_ref().map(|m| m.owned());
+        Transmitter::new(self.node.clone(), owned).run().await;
     }
 
     /// In a cluster the first settings are written by whoever owns their partition.

@@ -20,5 +20,6 @@ pub mod keys;
 pub mod push;
 pub mod record;
 pub mod schema;
+pub mod signals;
 pub mod unsubscribe;
 pub mod webhook;

@@ -5,8 +5,8 @@
 
 mod endpoint;
 mod lane;
-mod queue;
-mod say;
+pub(in crate::feeds) mod queue;
+pub(in crate::feeds) mod say;
 mod topic;
 
 use std::collections::HashMap;

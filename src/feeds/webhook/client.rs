@@ -133,6 +133,34 @@ impl WebhookClient {
         body: impl Into<reqwest::Body>,
         now: Timestamp,
     ) -> Result<Reply, DeliveryError> {
+        let (reply, _) = self.exchange(target, headers, body.into(), now, 0).await?;
+        Ok(reply)
+    }
+
+    /// As [`post`](Self::post), with up to `limit` bytes of the body of an answer of status 400, where a protocol has error
+    /// codes there. Whoever asks for them must show nothing of them but codes that it knows.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub async fn post_for_error(
+        &self,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Reply, Vec<u8>), DeliveryError> {
+        self.exchange(target, headers, body.into(), now, limit).await
+    }
+
+    async fn exchange(
+        &self,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: reqwest::Body,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Reply, Vec<u8>), DeliveryError> {
         // Hosts that are addresses never come to the resolver.
         target.check(&self.policy)?;
         let mut request = self.client.post(target.url().clone()).body(body);
@@ -141,21 +169,32 @@ impl WebhookClient {
         }
         let answer = request.send().await.map_err(explain)?;
         let header = answer.headers().get(RETRY_AFTER);
-        Ok(Reply {
-            status: answer.status().as_u16(),
-            retry_after: header
+        let (status, wait) = (
+            answer.status().as_u16(),
+            header
                 .and_then(|h| h.to_str().ok())
                 .and_then(|text| retry_after(text, now)),
-            discarded: discard(answer).await,
-        })
+        );
+        let mut kept = Vec::new();
+        let limit = if status == 400 { limit } else { 0 };
+        let discarded = discard(answer, limit, &mut kept).await;
+        let reply = Reply {
+            status,
+            retry_after: wait,
+            discarded,
+        };
+        Ok((reply, kept))
     }
 }
 
-async fn discard(mut answer: reqwest::Response) -> usize {
+async fn discard(mut answer: reqwest::Response, keep: usize, kept: &mut Vec<u8>) -> usize {
     let mut length = 0;
     while length < MAX_REPLY {
         match answer.chunk().await {
-            Ok(Some(chunk)) => length += chunk.len(),
+            Ok(Some(chunk)) => {
+                length += chunk.len();
+                kept.extend(chunk.iter().take(keep - kept.len()));
+            }
             // The status has come, and that is what counts.
             Ok(None) | Err(_) => break,
         }
