@@ -36,6 +36,8 @@ use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
 use crate::feeds::push::Pushes;
 use crate::feeds::seal::{NoSeal, Seal};
+use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
+use crate::feeds::signals::push::Transmitter;
 use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
@@ -72,6 +74,8 @@ pub enum NodeError {
     Links(#[from] NoLinks),
     #[error("{0}")]
     Seal(#[from] NoSeal),
+    #[error("{0}")]
+    SignalKeys(#[from] NoSignalKeys),
     #[error("{0}")]
     Passwords(#[from] PoolError),
     #[error("{0}")]
@@ -137,6 +141,8 @@ pub struct Node {
     pub credentials: Seal,
     /// Links by which a consent is withdrawn.
     pub unsubscribe: Unsubscribe,
+    /// What signs security events.
+    pub signal_keys: SignalKeys,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -249,6 +255,7 @@ impl Started {
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
             credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
+            signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),
@@ -285,6 +292,7 @@ impl Started {
             () = self.seed_at_last() => closed,
             () = self.drain_spool() => closed,
             () = self.push_feeds() => closed,
+            () = self.transmit_signals() => closed,
             () = self.compact_after_erasures() => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
@@ -360,6 +368,12 @@ impl Started {
     async fn push_feeds(&self) {
         let owned = self.membership.as_ref().map(|m| m.owned());
         Pushes::new(self.node.clone(), owned).run().await;
+    }
+
+    /// Posts security events to those who want them, for the partitions that are this node's.
+    async fn transmit_signals(&self) {
+        let owned = self.membership.as_ref().map(|m| m.owned());
+        Transmitter::new(self.node.clone(), owned).run().await;
     }
 
     /// In a cluster the first settings are written by whoever owns their partition.

@@ -209,6 +209,13 @@ impl From<tenant::Rejection> for Problem {
                 Kind::TooManyWebhooks,
                 "Remove one that is not used any more, or define another feed.",
             ),
+            tenant::Rejection::SignalStreamNotFound => Problem::new(
+                Kind::StreamNotFound,
+                "Check the id; GET /ssf/streams lists those that you may see.",
+            ),
+            tenant::Rejection::TooManySignalStreams => {
+                Problem::new(Kind::TooManyStreams, "Delete one that is not used any more.")
+            }
             tenant::Rejection::TooManyFeedVersions => Problem::new(
                 Kind::TooManyFeedVersions,
                 "All versions of a feed are kept. Define another feed instead.",

@@ -22,5 +22,6 @@ pub mod push;
 pub mod record;
 pub mod schema;
 pub mod seal;
+pub mod signals;
 pub mod unsubscribe;
 pub mod webhook;

@@ -88,6 +88,19 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::feed_webhooks::dead_letters))
         .routes(routes!(api::feed_webhooks::redrive))
         .routes(routes!(api::unsubscribe::ask, api::unsubscribe::withdraw))
+        .routes(routes!(api::ssf::configuration::get))
+        .routes(routes!(api::ssf::configuration::jwks))
+        .routes(routes!(
+            api::ssf::streams::create,
+            api::ssf::streams::read,
+            api::ssf::streams::update,
+            api::ssf::streams::replace,
+            api::ssf::streams::delete
+        ))
+        .routes(routes!(api::ssf::status::get, api::ssf::status::set))
+        .routes(routes!(api::ssf::status::verify))
+        .routes(routes!(api::ssf::poll::poll))
+        .routes(routes!(api::ssf::dead_letters::list))
         .routes(routes!(api::projections::list))
         .routes(routes!(api::projections::rebuild))
         .routes(routes!(operations::healthz))
@@ -108,6 +121,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .merge(docs)
         .merge(internal)
         .route("/", get(operations::index))
+        .route(
+            "/.well-known/ssf-configuration/{*path}",
+            get(api::ssf::configuration::get_of_path),
+        )
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())
         .layer(envelope::EnvelopeLayer)

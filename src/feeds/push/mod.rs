@@ -7,8 +7,8 @@ mod door;
 mod endpoint;
 mod lane;
 mod post;
-mod queue;
-mod say;
+pub(in crate::feeds) mod queue;
+pub(in crate::feeds) mod say;
 mod topic;
 pub(crate) mod vendor;
 

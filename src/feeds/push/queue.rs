@@ -12,7 +12,7 @@ use crate::feeds::engine::Item;
 
 /// One thing to be told.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(in crate::feeds) struct Job {
     pub item: Item,
     pub attempts: u32,
     /// The batch with which it came; none for a dead letter that is sent again.
@@ -43,7 +43,7 @@ struct Open {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(in crate::feeds) struct Queue {
     lines: HashMap<UserId, Line>,
     /// Subjects whose first job may fly, withdrawals first.
     ready: VecDeque<UserId>,

@@ -158,6 +158,35 @@ impl WebhookClient {
         })
     }
 
+    /// As [`post`](Self::post), with up to `limit` bytes of the body of an answer of status 400, where a protocol has error
+    /// codes there. Whoever asks for them must show nothing of them but codes that it knows.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub async fn post_for_error(
+        &self,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Reply, Vec<u8>), DeliveryError> {
+        let mut answer = self.send(Method::POST, target, headers, body.into()).await?;
+        let status = answer.status().as_u16();
+        let retry_after = asked_to_wait(&answer, now);
+        let mut kept = Vec::new();
+        if status == 400 {
+            // The status has come, and that is what counts.
+            let _ = read(&mut answer, limit, &mut kept).await;
+        }
+        let reply = Reply {
+            status,
+            retry_after,
+            discarded: discard(answer).await,
+        };
+        Ok((reply, kept))
+    }
+
     /// Calls an API once, and reads what it answers. Otherwise as [`WebhookClient::post`].
     ///
     /// # Errors
@@ -180,13 +209,9 @@ impl WebhookClient {
             retry_after: asked_to_wait(&answer, now),
             body: Vec::new(),
         };
-        while let Some(chunk) = answer.chunk().await.map_err(explain)? {
-            let room = MAX_ANSWER - answered.body.len();
-            answered.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if chunk.len() >= room {
-                break;
-            }
-        }
+        read(&mut answer, MAX_ANSWER, &mut answered.body)
+            .await
+            .map_err(explain)?;
         Ok(answered)
     }
 
@@ -210,6 +235,18 @@ impl WebhookClient {
 fn asked_to_wait(answer: &Response, now: Timestamp) -> Option<Duration> {
     let text = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
     retry_after(text, now)
+}
+
+/// Reads a body up to so many bytes.
+async fn read(answer: &mut Response, limit: usize, body: &mut Vec<u8>) -> Result<(), reqwest::Error> {
+    while let Some(chunk) = answer.chunk().await? {
+        let room = limit - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn discard(mut answer: Response) -> usize {

@@ -16,6 +16,7 @@ pub mod roles;
 pub mod sessions;
 pub mod settings;
 mod spooled;
+pub mod ssf;
 pub mod statistics;
 pub mod timeline;
 pub mod unsubscribe;
