@@ -34,6 +34,7 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
+use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
 use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
@@ -132,6 +133,8 @@ pub struct Node {
     pub feed_keys: FeedKeys,
     /// Links by which a consent is withdrawn.
     pub unsubscribe: Unsubscribe,
+    /// What is seen of the consumers whose lanes run here.
+    pub observed: Observed,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -243,6 +246,7 @@ impl Started {
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
             unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
+            observed: Observed::default(),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),

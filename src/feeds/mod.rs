@@ -12,11 +12,13 @@
 //! have other ids in each feed.
 
 pub mod asyncapi;
+pub mod backlog;
 pub mod cursor;
 pub mod engine;
 pub mod gate;
 pub mod handover;
 pub mod keys;
+pub mod observed;
 pub mod push;
 pub mod record;
 pub mod schema;

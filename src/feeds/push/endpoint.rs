@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::feeds::keys::Scope;
+use crate::feeds::observed::{self, Delivery, Meter};
 use crate::feeds::record::{Envelope, Record};
 use crate::feeds::webhook::WebhookConfig;
 use crate::feeds::webhook::breaker::Breaker;
@@ -40,6 +41,7 @@ pub(super) struct Endpoint {
     urgent: Semaphore,
     /// At a time from one lane.
     pub concurrency: usize,
+    pub meter: Arc<Meter>,
 }
 
 /// Why a webhook cannot be used at all.
@@ -96,6 +98,7 @@ impl Endpoint {
             permits: Semaphore::new(concurrency),
             urgent: Semaphore::new(URGENT),
             concurrency,
+            meter: node.observed.meter(feed, name),
         })
     }
 
@@ -134,14 +137,15 @@ impl Endpoint {
         Ok(Some(self.post(&record).await))
     }
 
-    fn count(&self, verdict: Verdict) {
+    fn count(&self, verdict: Verdict, record: &Record, status: Option<u16>, took: Duration) {
         let outcome = match verdict {
-            Verdict::Delivered => "taken",
-            Verdict::Gone => "gone",
-            Verdict::Wait(_) => "asked_to_wait",
-            Verdict::Retry => "failed",
+            Verdict::Delivered => observed::Outcome::Taken,
+            Verdict::Gone => observed::Outcome::Gone,
+            Verdict::Wait(_) => observed::Outcome::AskedToWait,
+            Verdict::Retry => observed::Outcome::Failed,
         };
-        let (feed, webhook) = (self.feed.clone(), self.name.clone());
+        self.meter.delivered(Delivery::of(record, outcome, status, took));
+        let (feed, webhook, outcome) = (self.feed.clone(), self.name.clone(), outcome.name());
         counter!("gatelog_webhook_attempts_total", "feed" => feed, "webhook" => webhook, "outcome" => outcome).increment(1);
     }
 
@@ -157,7 +161,7 @@ impl Endpoint {
         let Ok(id) = record.id.to_string().parse() else {
             return failed("the record's id is no id of a message".to_owned());
         };
-        let now = clock::now();
+        let (now, began) = (clock::now(), clock::monotonic());
         let signer = match &self.rotating {
             Some((signer, until)) if now < *until => signer,
             _ => &self.newest,
@@ -175,7 +179,7 @@ impl Endpoint {
             Err(e) => (None, None, e.to_string()),
         };
         let verdict = judge(status, retry_after);
-        self.count(verdict);
+        self.count(verdict, record, status, began.elapsed());
         let now = clock::now();
         let mut breaker = self.breaker.lock();
         match verdict {
