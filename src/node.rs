@@ -34,6 +34,7 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
+use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
 use crate::feeds::seal::{NoSeal, Seal};
 use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
@@ -143,6 +144,8 @@ pub struct Node {
     pub unsubscribe: Unsubscribe,
     /// What signs security events.
     pub signal_keys: SignalKeys,
+    /// What is seen of the consumers whose lanes run here.
+    pub observed: Observed,
     /// Logins that wait for the log, where they are to or where some still do.
     pub spool: Option<Arc<Spool>>,
     /// Guesses at one account.
@@ -256,6 +259,7 @@ impl Started {
             credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
             signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
+            observed: Observed::default(),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
             network_limits: Throttle::new(config.network_limits, THROTTLE_KEYS),

@@ -8,6 +8,8 @@ mod feeds {
     pub mod consumer;
     mod definitions;
     mod delivery;
+    mod page;
+    mod status;
     mod stream;
     mod unsubscribe;
     mod webhooks;

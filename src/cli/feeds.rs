@@ -1,5 +1,7 @@
 //! `gatelog feed`: defining, watching and auditing feeds, by the API of a running node.
 
+mod status;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -57,6 +59,13 @@ enum Action {
     },
     /// List all feeds
     List {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Print how far each consumer is behind, what was taken, and what waits; the page /feeds/NAME shows the same
+    Status {
+        /// The feed's name
+        name: String,
         #[command(flatten)]
         node: Node,
     },
@@ -138,6 +147,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     writeln!(out, "{}", line(name, feed))?;
                 }
                 Ok(())
+            }
+            Action::Status { name, node } => {
+                let status = node
+                    .connect()?
+                    .call(Method::GET, &path(&name, "/status"), None)
+                    .await?;
+                if node.json {
+                    return print_json(&status);
+                }
+                Ok(write!(std::io::stdout(), "{}", status::page(&name, &status))?)
             }
             Action::Retire { name, node } => {
                 let done = node

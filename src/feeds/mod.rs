@@ -12,12 +12,14 @@
 //! have other ids in each feed.
 
 pub mod asyncapi;
+pub mod backlog;
 pub mod connectors;
 pub mod cursor;
 pub mod engine;
 pub mod gate;
 pub mod handover;
 pub mod keys;
+pub mod observed;
 pub mod push;
 pub mod record;
 pub mod schema;

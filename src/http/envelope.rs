@@ -148,10 +148,9 @@ fn add_headers(headers: &mut HeaderMap, id: Uuid, docs: bool) {
         HeaderValue::from_static("nosniff"),
     );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(content_policy(docs)),
-    );
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(content_policy(docs)));
     if !docs {
         headers
             .entry(header::CACHE_CONTROL)
@@ -159,7 +158,7 @@ fn add_headers(headers: &mut HeaderMap, id: Uuid, docs: bool) {
     }
 }
 
-/// The page under /docs has its scripts and styles here; no other answer is a page.
+/// The page under /docs has its scripts and styles here. Other pages bring a policy of their own, and no other answer is one.
 fn content_policy(docs: bool) -> &'static str {
     if docs {
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \

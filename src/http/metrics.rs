@@ -1,12 +1,17 @@
 //! Numbers for Prometheus. No label holds anything of a person.
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use gatelog_events::clock;
 use gatelog_events::log::LogError;
+use gatelog_projections::store::StoreError;
 use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::lag;
+use crate::feeds::backlog;
 use crate::node::Node;
 use crate::spool::Spool;
 
@@ -121,13 +126,65 @@ fn describe() {
         "Failed logins that are not in the log, which was away."
     );
     describe_gauge!(
+        "gatelog_feed_lag",
+        "Records that a feed's consumer does not have yet, of the partitions that this node serves."
+    );
+    describe_gauge!(
+        "gatelog_feed_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest change that a feed's consumer does not have yet, of the partitions that this node serves."
+    );
+    describe_counter!(
+        "gatelog_feed_records_total",
+        "Records of feeds that were settled: taken by the consumer, dead-lettered, or withheld as nobody might see them any more."
+    );
+    describe_counter!(
+        "gatelog_webhook_attempts_total",
+        "Attempts to post records to webhooks, by outcome."
+    );
+    describe_gauge!(
         "gatelog_throttled_keys",
         "Accounts and networks whose failures are remembered."
     );
 }
 
+/// How far each consumer of a feed is behind, in the partitions that this node serves: so the nodes' numbers add up, and none
+/// needs to know what only another one does. Reads the store; blocks.
+fn refresh_feeds(node: &Node) -> Result<(), StoreError> {
+    let settings = node.views.settings(&node.config.tenant)?;
+    let serves = node.observed.serves();
+    let now = clock::now();
+    let mut measured = BTreeSet::new();
+    for (name, feed) in settings.feeds.iter().filter(|(_, f)| f.retired_at.is_none()) {
+        for consumer in backlog::consumers(feed) {
+            let seen = node.observed.seen(name, consumer.name);
+            let partitions = serves.iter().copied();
+            let waits = backlog::measure(node, &settings, name, consumer, &seen, partitions)?;
+            let age = waits.oldest.map(|oldest| now.since(oldest));
+            set_lag(name, consumer.name, waits.records, age.unwrap_or_default());
+            measured.insert((name.clone(), consumer.name.to_owned()));
+        }
+    }
+    // The recorder keeps a series for as long as the process runs.
+    for (feed, consumer) in node.observed.measured(measured) {
+        set_lag(&feed, &consumer, 0, Duration::ZERO);
+    }
+    Ok(())
+}
+
+fn set_lag(feed: &str, consumer: &str, records: u64, age: Duration) {
+    let labels = [("feed", feed.to_owned()), ("consumer", consumer.to_owned())];
+    gauge!("gatelog_feed_lag", &labels).set(records as f64);
+    gauge!("gatelog_feed_lag_seconds", &labels).set(age.as_secs_f64());
+}
+
 /// Sets the gauges that are measured when they are asked for.
-pub async fn refresh(node: &Node) -> Result<(), LogError> {
+pub async fn refresh(node: &Arc<Node>) -> Result<(), LogError> {
+    let feeds = node.clone();
+    let measured = tokio::task::spawn_blocking(move || refresh_feeds(&feeds)).await;
+    if let Ok(Err(e)) = measured {
+        tracing::warn!(error = %e, "it cannot be measured how far the consumers of feeds are behind");
+    }
     let lag::Known { log_reachable, lags } = lag::known(node).await?;
     gauge!("gatelog_log_reachable").set(f64::from(u8::from(log_reachable)));
     gauge!("gatelog_log_unwritable_partitions").set(node.backend.unwritable_partitions() as f64);

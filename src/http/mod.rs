@@ -17,6 +17,7 @@ mod lag;
 pub mod metrics;
 pub mod openapi;
 mod operations;
+mod pages;
 mod params;
 mod peer;
 mod reply;
@@ -79,6 +80,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::feeds::document))
         .routes(routes!(api::feed_events::follow))
         .routes(routes!(api::feed_events::acknowledge))
+        .routes(routes!(api::feed_status::get))
         .routes(routes!(api::feed_withdrawals::list))
         .routes(routes!(api::feed_webhooks::list))
         .routes(routes!(api::feed_webhooks::put, api::feed_webhooks::remove))
@@ -125,6 +127,11 @@ pub fn router(node: Arc<Node>) -> Router {
             "/.well-known/ssf-configuration/{*path}",
             get(api::ssf::configuration::get_of_path),
         )
+        .route("/feeds", get(pages::feeds::show))
+        .route("/feeds/{feed}", get(pages::feeds::show))
+        .route("/assets/feeds.js", get(pages::feeds::script))
+        .route("/assets/gatelog.css", get(pages::style))
+        .route("/assets/gatelog.svg", get(pages::icon))
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())
         .layer(envelope::EnvelopeLayer)

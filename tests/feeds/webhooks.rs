@@ -11,10 +11,10 @@ use super::consumer::*;
 use crate::support::receiver::Receiver;
 use crate::support::server::{Answer, Server};
 
-const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
+pub const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
 
 /// A node that posts to this machine, and gives a record up after `lifetime`.
-async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
+pub async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
     let server = Server::start_with(|config| {
         let here = vec!["127.0.0.0/8".parse().unwrap()];
         config.webhooks = WebhookConfig::new(true, here, lifetime);
@@ -26,7 +26,7 @@ async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
     (server, pushing)
 }
 
-async fn set(server: &Server, receiver: &Receiver) -> Answer {
+pub async fn set(server: &Server, receiver: &Receiver) -> Answer {
     let answer = server
         .put(HOOK)
         .admin()
@@ -38,7 +38,7 @@ async fn set(server: &Server, receiver: &Receiver) -> Answer {
     answer
 }
 
-async fn post(server: &Server, path: &str, body: &Value) -> Answer {
+pub async fn post(server: &Server, path: &str, body: &Value) -> Answer {
     server
         .post(&format!("{HOOK}/{path}"))
         .admin()
@@ -47,7 +47,7 @@ async fn post(server: &Server, path: &str, body: &Value) -> Answer {
         .await
 }
 
-async fn dead_letters(server: &Server) -> Vec<Value> {
+pub async fn dead_letters(server: &Server) -> Vec<Value> {
     let path = format!("{HOOK}/dead-letters");
     let page = server.get(&path).admin().send().await.expect(200);
     page.body["dead_letters"].as_array().unwrap().clone()

@@ -1,6 +1,7 @@
 //! What several test files share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod browser;
 pub mod cluster;
 pub mod process;
 pub mod receiver;

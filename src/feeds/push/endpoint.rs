@@ -1,5 +1,6 @@
 //! One receiver, as all lanes of this node know it: what is spoken there, and whether it answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatelog_events::clock;
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use super::door::Door;
 use super::post::Post;
 use super::vendor::{NoVendor, Vendor};
+use crate::feeds::observed::{self, Delivery, Meter};
 use crate::feeds::record::Record;
 use crate::feeds::webhook::breaker::{Breaker, Limits};
 use crate::feeds::webhook::client::{NoClient, WebhookClient};
@@ -35,6 +37,7 @@ pub(super) struct Endpoint {
     pub concurrency: usize,
     /// Records at once, at the most.
     pub batch: usize,
+    pub meter: Arc<Meter>,
 }
 
 /// What is spoken there.
@@ -100,7 +103,8 @@ pub(super) enum Unusable {
 /// What became of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Taken,
+    /// With this status, if it has one.
+    Taken(Option<u16>),
     /// The receiver wants nothing any more.
     Gone,
     /// It must be tried again. That is no fault of the record where the receiver asks for a pause.
@@ -110,9 +114,7 @@ pub(super) enum Outcome {
         retry_after: Option<Duration>,
     },
     /// The receiver will never take this record.
-    Rejected {
-        reason: String,
-    },
+    Rejected { reason: String },
 }
 
 impl Outcome {
@@ -120,11 +122,24 @@ impl Outcome {
     fn verdict(&self) -> Verdict {
         match self {
             // Who rejects is there.
-            Outcome::Taken | Outcome::Rejected { .. } => Verdict::Delivered,
+            Outcome::Taken(_) | Outcome::Rejected { .. } => Verdict::Delivered,
             Outcome::Gone => Verdict::Gone,
             Outcome::Failed {
                 status, retry_after, ..
             } => judge(*status, *retry_after),
+        }
+    }
+}
+
+impl Outcome {
+    /// As it is remembered, with the status of the answer.
+    fn seen(&self) -> (observed::Outcome, Option<u16>) {
+        match (self, self.verdict()) {
+            (Outcome::Taken(status), _) => (observed::Outcome::Taken, *status),
+            (Outcome::Gone, _) => (observed::Outcome::Gone, None),
+            (Outcome::Failed { status, .. }, Verdict::Wait(_)) => (observed::Outcome::AskedToWait, *status),
+            (Outcome::Failed { status, .. }, _) => (observed::Outcome::Failed, *status),
+            (Outcome::Rejected { .. }, _) => (observed::Outcome::Failed, None),
         }
     }
 }
@@ -161,6 +176,7 @@ impl Endpoint {
             permits: Semaphore::new(concurrency),
             urgent: Semaphore::new(URGENT),
             concurrency,
+            meter: node.observed.meter(feed, name),
         })
     }
 
@@ -184,6 +200,7 @@ impl Endpoint {
             self.door.learn(Breaker::released);
             return Vec::new();
         }
+        let began = clock::monotonic();
         let outcomes = match &self.speech {
             Speech::Vendor(vendor) => vendor.deliver(records).await,
             Speech::Post(post) => {
@@ -194,6 +211,11 @@ impl Endpoint {
                 outcomes
             }
         };
+        let took = began.elapsed();
+        for (record, outcome) in records.iter().zip(&outcomes) {
+            let (seen, status) = outcome.seen();
+            self.meter.delivered(Delivery::of(record, seen, status, took));
+        }
         self.learn(&outcomes);
         outcomes
     }

@@ -24,6 +24,7 @@ use super::queue::{Job, Queue};
 use super::say::{request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
+use crate::feeds::observed::Outcome as Seen;
 use crate::feeds::record::Record;
 use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
@@ -130,6 +131,8 @@ impl Lane {
                 tokio::time::sleep(SAY).await;
             }
             self.launch();
+            let generation = self.webhook.generation;
+            self.endpoint.meter.at(self.partition, generation, self.passed);
             let wake = self.queue.next_wake();
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -156,6 +159,7 @@ impl Lane {
         }
         self.say_told().await;
         self.say_progress().await;
+        self.endpoint.meter.left(self.partition);
     }
 
     fn complain(&self, what: &str, e: &dyn std::fmt::Display) {
@@ -331,8 +335,11 @@ impl Lane {
                 self.queue.again(user, clock::monotonic() + SAY);
             }
             // Nobody may see it any more.
-            Ok(None) => self.finish(&job, user).await,
-            Ok(Some(Outcome::Taken)) => {
+            Ok(None) => {
+                self.endpoint.meter.count(Seen::Withheld, 1);
+                self.finish(&job, user).await;
+            }
+            Ok(Some(Outcome::Taken(_))) => {
                 self.delivered = true;
                 self.told.extend(job.item.handed_over().map(|(_, handed)| handed));
                 self.finish(&job, user).await;
@@ -476,7 +483,7 @@ fn live<'s>(settings: &'s Settings, endpoint: &Endpoint, version: u32) -> Option
 }
 
 /// Where a lane was, as it said.
-pub(super) fn place(progress: &Progress) -> Place {
+pub(in crate::feeds) fn place(progress: &Progress) -> Place {
     Place {
         snapshot: progress.snapshot.map(|(next, end)| Snapshot { next, end }),
         identity: progress.identity,

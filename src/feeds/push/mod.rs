@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::endpoint::Endpoint;
 use self::lane::Lane;
+pub(super) use self::lane::place;
 use self::topic::TopicLane;
 use crate::backend::Backend;
 use crate::node::Node;
@@ -127,6 +128,12 @@ impl Pushes {
     }
 
     async fn reconcile(&mut self, settings: &Settings) {
+        let observed = &self.node.observed;
+        observed.serve(self.partitions());
+        observed.keep(|feed, name| {
+            let feed = settings.feeds.get(feed);
+            feed.is_some_and(|f| f.webhooks.contains_key(name) || name == TOPIC && f.topic.is_some())
+        });
         let wanted = self.wanted(settings);
         self.end_others(&wanted).await;
         for (key, target) in wanted {

@@ -76,7 +76,7 @@ impl Post {
             Err(e) => return failed(e.to_string()),
         };
         match judge(Some(reply.status), reply.retry_after) {
-            Verdict::Delivered => Outcome::Taken,
+            Verdict::Delivered => Outcome::Taken(Some(reply.status)),
             Verdict::Gone => Outcome::Gone,
             Verdict::Wait(_) | Verdict::Retry => Outcome::Failed {
                 status: Some(reply.status),

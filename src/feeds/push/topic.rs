@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use gatelog_events::clock;
@@ -22,6 +22,7 @@ use super::lane::{far, place, progress};
 use super::say::say;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
+use crate::feeds::observed::{Delivery, Outcome, REMEMBERED};
 use crate::feeds::record::{Envelope, Record};
 use crate::node::Node;
 
@@ -38,8 +39,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 struct Flight {
     sent: BoxFuture<'static, Result<(), String>>,
     withdrawals: Vec<HandedOver>,
-    /// Whether there is anything in it.
-    told: bool,
+    /// Records in it, and the last of them as they are remembered.
+    told: u64,
+    seen: Vec<Delivery>,
+    began: Instant,
     then: Place,
 }
 
@@ -69,15 +72,16 @@ impl TopicLane {
     pub async fn run(self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 Err(e) = self.follow(&stop) => {
                     let (feed, topic) = (&self.feed, self.outlet.topic());
                     tracing::warn!(feed, topic, partition = %self.partition, error = %e, "the feed's topic waits");
                 }
-                else => return,
+                else => break,
             }
             tokio::time::sleep(PAUSE).await;
         }
+        self.node.observed.meter(&self.feed, TOPIC).left(self.partition);
     }
 
     /// From what was said last on. Ends well only when it is stopped.
@@ -87,6 +91,7 @@ impl TopicLane {
         let (mut passed, mut say_at) = (said, clock::monotonic() + SAY);
         let mut told = false;
         let mut flights: VecDeque<Flight> = VecDeque::new();
+        let meter = self.node.observed.meter(&self.feed, TOPIC);
         loop {
             let applied = self.node.views.applied(changes::NAME);
             let moved = async {
@@ -108,6 +113,7 @@ impl TopicLane {
                 }
                 flights.push_back(flight);
             }
+            meter.at(self.partition, self.topic.generation, passed);
             let idle = flights.is_empty();
             let landed = async {
                 match flights.front_mut() {
@@ -122,7 +128,8 @@ impl TopicLane {
                     if let Some(flight) = flights.pop_front() {
                         self.tell(flight.withdrawals).await?;
                         passed = flight.then;
-                        told |= flight.told;
+                        told |= flight.told > 0;
+                        meter.landed(flight.seen, flight.told, flight.began.elapsed());
                     }
                 }
                 () = &mut moved, if idle => {}
@@ -228,10 +235,15 @@ impl TopicLane {
                 sent.push(self.outlet.send(self.partition, &tombstone));
             }
         }
+        let last = batch.told.len().saturating_sub(REMEMBERED);
+        let seen = batch.told[last..].iter();
+        let seen = seen.map(|(_, record)| Delivery::of(record, Outcome::Taken, None, Duration::ZERO));
         Ok(Flight {
             sent: try_join_all(sent).map(|all| all.map(|_| ())).boxed(),
             withdrawals,
-            told: !batch.told.is_empty(),
+            told: batch.told.len() as u64,
+            seen: seen.collect(),
+            began: clock::monotonic(),
             then: batch.cursor.lanes.first().copied().unwrap_or_default(),
         })
     }

@@ -107,7 +107,7 @@ impl Vendor {
         let mut run = Run::new(connector.calls(&given), given.len());
         let ended = self.run(connector, &mut run).await.err();
         let outcome = |verdict| match verdict {
-            Verdict::Delivered => Outcome::Taken,
+            Verdict::Delivered => Outcome::Taken(None),
             Verdict::Rejected { reason } => Outcome::Rejected { reason },
             Verdict::Retry { after } => match &ended {
                 Some(ended) => Outcome::Failed {

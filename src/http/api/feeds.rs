@@ -190,7 +190,7 @@ impl<'a> FeedBody<'a> {
 }
 
 /// The name of a feed's topic.
-fn topic_of(app: &App, feed: &str) -> String {
+pub(super) fn topic_of(app: &App, feed: &str) -> String {
     let kafka = app.node.config.kafka.as_ref();
     let prefix = kafka.map_or("", |k| k.log.topic_prefix.as_str());
     format!("{prefix}{}", topic_name(feed))

@@ -4,6 +4,7 @@ pub mod api_keys;
 pub mod consents;
 mod feed_connectors;
 pub mod feed_events;
+pub mod feed_status;
 pub mod feed_webhooks;
 pub mod feed_withdrawals;
 pub mod feeds;

@@ -12,6 +12,7 @@ use gatelog_events::ids::UserId;
 use crate::error::{Kind, Problem};
 use crate::http::app::App;
 use crate::http::ask::Ask;
+use crate::http::pages::escaped;
 use crate::http::params::Name;
 use crate::http::reply::at;
 use crate::writer::{Command, Request};
@@ -112,19 +113,4 @@ fn page(content: &str) -> Response {
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, html);
     response
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Job, Lane, SAY};
 use crate::feeds::engine::Item;
+use crate::feeds::observed::Outcome as Seen;
 
 /// Dead letters that are taken up again at once.
 const REDRIVEN: usize = 64;
@@ -45,6 +46,7 @@ impl Lane {
         match self.submit(Command::DeadLettered(letter)).await {
             Ok(()) => {
                 self.delivered = true;
+                self.endpoint.meter.count(Seen::DeadLettered, 1);
                 self.first_attempts.remove(&record);
                 self.queue.done(user);
             }
