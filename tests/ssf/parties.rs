@@ -298,7 +298,8 @@ impl PushReceiver {
 
     /// Waits until something is so.
     pub async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        for _ in 0..1500 {
+        // The second pause before another attempt is up to half a minute.
+        for _ in 0..3000 {
             if so(self) {
                 return;
             }

@@ -127,7 +127,8 @@ impl Receiver {
 
     /// The same; `more` is what else there is to say if it does not become so.
     pub async fn until_or(&self, what: &str, so: impl Fn(&Self) -> bool, more: impl Fn() -> String) {
-        for _ in 0..1500 {
+        // As long as a cluster may take for anything else.
+        for _ in 0..3000 {
             if so(self) {
                 return;
             }
