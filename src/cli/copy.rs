@@ -60,7 +60,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             "a log can be copied --from embedded --to kafka only".to_owned(),
         ));
     }
-    let source_config = args.data.existing()?;
+    let source_config = args.data.existing_embedded()?;
     let target_config = args.data.load_for(LogKind::Kafka, source_config.partitions)?;
     let folders = Folders::under(&source_config.data_dir);
     // For writing, so that no node appends meanwhile.

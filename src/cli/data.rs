@@ -69,6 +69,14 @@ impl Args {
         config.partitions = read_log(&config)?.partitions();
         Ok(config)
     }
+
+    /// The same for the embedded log in the folder, whatever else is set: a shell may say already where the log shall be.
+    pub fn existing_embedded(&self) -> Result<Config, Failure> {
+        let mut config = self.load()?.config;
+        config.kafka = None;
+        config.partitions = read_log(&config)?.partitions();
+        Ok(config)
+    }
 }
 
 impl Failure {
