@@ -34,9 +34,9 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
+use crate::feeds::links::{Links, NoLinks};
 use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
-use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -131,8 +131,8 @@ pub struct Node {
     pub refresh_tokens: RefreshTokens,
     /// What subjects and records are called in each feed.
     pub feed_keys: FeedKeys,
-    /// Links by which a consent is withdrawn.
-    pub unsubscribe: Unsubscribe,
+    /// Links by which consents are withdrawn and changed.
+    pub links: Links,
     /// What is seen of the consumers whose lanes run here.
     pub observed: Observed,
     /// Logins that wait for the log, where they are to or where some still do.
@@ -245,7 +245,7 @@ impl Started {
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
-            unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
+            links: Links::new(&data.secrets.routing_secret)?,
             observed: Observed::default(),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),

@@ -90,6 +90,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::feed_webhooks::dead_letters))
         .routes(routes!(api::feed_webhooks::redrive))
         .routes(routes!(api::unsubscribe::ask, api::unsubscribe::withdraw))
+        .routes(routes!(pages::preferences::show, pages::preferences::choose))
         .routes(routes!(api::projections::list))
         .routes(routes!(api::projections::rebuild))
         .routes(routes!(operations::healthz))
