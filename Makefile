@@ -8,7 +8,7 @@ DATA_DIR ?= ./data
 LISTEN ?= 127.0.0.1:8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench demo demo-kafka demo-feeds takeover fuzz
+.PHONY: help setup run test lint bench demo demo-kafka demo-feeds peers takeover fuzz
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -40,9 +40,14 @@ demo-kafka: ## the same on three nodes and three Kafka brokers, which are killed
 	@scripts/setup --demo --kafka
 	@scripts/demo-kafka
 
-demo-feeds: ## three receivers follow a feed of 50,000 users who withdraw and are erased, while everybody is killed, then check (DEMO_USERS=500 is quick)
-	@scripts/setup --demo
+demo-feeds: ## five kinds of receivers follow a feed of 50,000 users who withdraw and are erased, while everybody is killed, then check (DEMO_USERS=500 is quick)
+	@scripts/setup --demo --kafka
 	@scripts/demo-feeds
+
+peers: setup ## hold webhooks, connectors and the AsyncAPI document against published libraries (needs Node.js)
+	@scripts/webhook-libraries
+	@scripts/asyncapi
+	@scripts/connector-sdks
 
 takeover: ## restart and kill nodes on Kafka, and print how long writes wait and reads take
 	@scripts/setup --demo --kafka

@@ -1,10 +1,11 @@
-"""Feeds under trouble: many users, three receivers that follow at once, and changes while everybody is killed.
+"""Feeds under trouble: many users, receivers that follow at once, and changes while everybody is killed.
 
-A webhook's receiver, an SSE client and a client that asks for pages follow one feed, each a process with a disk of its
-own. First the webhook's receiver is slow, so that it lags by all it has to be told, and some users withdraw: measured is
-when it hears of it. Then users withdraw, are erased, disabled, changed, and come anew, while receivers are killed, refuse,
-are slow and lose their disks, and the node is killed. At the end three receivers with empty disks replay everything from
-the beginning. What was answered to whom is left in `books.json`; `feeds_check.py` holds the receivers' recordings against
+A webhook's receiver, an SSE client, a client that asks for pages, whoever stands in Segment's place and, where the log is in
+Kafka, a consumer of the feed's topic follow one feed, each a process with a disk of its own. First the webhook's receiver is
+slow, so that it lags by all it has to be told, and some users withdraw: measured is when it hears of it. Then users
+withdraw, are erased, disabled, changed, and come anew, while receivers are killed, refuse, are slow and lose their disks,
+and the node is killed. At the end three receivers with empty disks replay everything from the beginning. What was answered
+to whom is left in `books.json`; `feeds_check.py` holds the receivers' recordings against
 it.
 """
 
@@ -24,9 +25,10 @@ import aiohttp
 
 import feeds_troubles
 from drive import TIMEOUT, TRY_AGAIN, address_of, first_failure_or_all, say
-from feeds_api import FEED, FIELDS, FeedsApi, load
+from feeds_api import FEED, FIELDS, FeedsApi, load, move
 from feeds_books import PLANS, Books, Subject, newsletter, plan_steps
-from feeds_cast import Actor, differences
+from feeds_cast import PUSHED, Actor, differences
+from feeds_segment import TOKEN, WRITE_KEY
 from gatelog_client import Failure, Server, free_port
 
 CONCURRENCY = 16
@@ -38,6 +40,19 @@ SETTLE = 240
 AGAIN = 10_000_000
 # Webhooks may reach this machine.
 SETTINGS = {"GATELOG_WEBHOOK_NETWORKS": "127.0.0.0/8", "GATELOG_WEBHOOK_PLAIN_HTTP": "true"}
+SEGMENT = {"write_key": {"write_key": WRITE_KEY, "public_api": TOKEN}}
+
+
+def on_kafka(bootstrap):
+    """Settings of a node whose log is there, on one broker."""
+    return {
+        "GATELOG_LOG": "kafka",
+        "GATELOG_KAFKA_BOOTSTRAP": bootstrap,
+        "GATELOG_KAFKA_TOPIC_PREFIX": "demo.",
+        "GATELOG_KAFKA_REPLICATION": "1",
+        "GATELOG_KAFKA_MIN_INSYNC": "1",
+        "GATELOG_KAFKA_SESSION_TIMEOUT": "6s",
+    }
 
 
 class Demo:
@@ -47,7 +62,9 @@ class Demo:
         self.rng = random.Random(options.seed)
         self.books = Books(options.seed, options.users)
         self.api_key = "demo-" + secrets.token_urlsafe(32)
-        self.server = Server(options.binary, self.work / "data", self.api_key, self.work / "server.log", SETTINGS)
+        self.kafka = on_kafka(options.kafka) if options.kafka else {}
+        settings = {**SETTINGS, **self.kafka}
+        self.server = Server(options.binary, self.work / "data", self.api_key, self.work / "server.log", settings)
         self.seconds = options.seconds or min(max(options.users / 400, 30), 240)
         self.counts = Counter()
         self.unexpected = Counter()
@@ -93,7 +110,10 @@ class Demo:
             for row in self.books.import_rows():
                 file.write(row + "\n")
         begun = time.monotonic()
-        taken = load(self.options.binary, self.work / "data", rows)
+        first = self.work / ("embedded" if self.kafka else "data")
+        taken = load(self.options.binary, first, rows)
+        if self.kafka:
+            move(self.options.binary, first, self.work / "data", self.kafka)
         rows.unlink()
         say(
             f"{taken:,} users imported in {time.monotonic() - begun:.1f} s, {len(self.books.expected()):,} of them with the "
@@ -114,9 +134,22 @@ class Demo:
         webhook = await self._play("webhook", "webhook", {"port": port, "delay": self.delay})
         for kind in ("sse", "pages"):
             await self._play(kind, kind, {**self.reader, "from": "snapshot"})
-        answer = await self._ask(self.api.set_webhook, f"http://127.0.0.1:{port}/", CONCURRENCY)
+        hook = {"url": f"http://127.0.0.1:{port}/", "concurrency": CONCURRENCY}
+        answer = await self._ask(self.api.set_webhook, "webhook", hook)
         webhook.order({"do": "verify", "secret": answer.body["secret"]})
         webhook.known = {"port": port, "secret": answer.body["secret"]}
+        await self._segment_follows(free_port())
+        if self.kafka:
+            await self._ask(self.api.write_topic)
+            topic = (await self._ask(self.api.feed)).body["topic"]["name"]
+            await self._play("topic", "topic", {"bootstrap": self.options.kafka, "topic": topic})
+
+    async def _segment_follows(self, port):
+        url = f"http://127.0.0.1:{port}"
+        mapping = {name: name for name in FIELDS}
+        connector = {"vendor": "segment", "base_url": url, "regulations_url": url, "mapping": mapping}
+        await self._play("segment", "segment", {"port": port})
+        await self._ask(self.api.set_webhook, "segment", {"connector": connector, "credential": SEGMENT})
 
     async def _play(self, name, kind, known):
         actor = Actor(name, kind, self.work, known)
@@ -143,8 +176,8 @@ class Demo:
     async def _change_under_trouble(self):
         consenting = [s.number for s in self.books.subjects.values() if s.is_visible]
         self.spared = self.rng.sample(consenting, SPARED * self.options.rounds)
-        steps = plan_steps(self.options.users, set(consenting), set(self.spared), self.rng)
-        troubles = feeds_troubles.plan(self.rng, self.options.rounds, self.seconds, self.options.kinds)
+        steps = plan_steps(self.options.users, set(consenting), set(self.spared), self.options.leave, self.rng)
+        troubles = feeds_troubles.plan(self.rng, list(self.actors), self.options.rounds, self.seconds, self.options.kinds)
         say(f"{len(steps):,} changes and {len(troubles)} troubles in {self.seconds:.0f} s")
         self.begun, self.total, self.troubles = time.monotonic(), len(steps), len(troubles)
         awaited = [asyncio.ensure_future(self._change(steps))]
@@ -192,9 +225,10 @@ class Demo:
             if not after:
                 break
         (self.work / "report.json").write_text(json.dumps(lines), encoding="utf-8")
-        dead = (await self._ask(self.api.dead_letters)).body["dead_letters"]
-        if dead:
-            self.unexpected[f"{len(dead)} dead letters, such as {dead[0]}"] += 1
+        for name in PUSHED:
+            dead = (await self._ask(self.api.dead_letters, name)).body["dead_letters"]
+            if dead:
+                self.unexpected[f"{name}: {len(dead)} dead letters, such as {dead[0]}"] += 1
 
     async def _replay_from_the_beginning(self):
         """Everything again, to receivers with empty disks."""
@@ -205,11 +239,11 @@ class Demo:
         await self._play("webhook-replay", "webhook", known)
         for kind in ("sse", "pages"):
             await self._play(f"{kind}-replay", kind, {**self.reader, "from": "beginning"})
-        await self._replay("beginning")
+        await self._replay("webhook", "beginning")
         return await self._settle("after a replay from the beginning", 3)
 
-    async def _replay(self, start):
-        await self._ask(self.api.replay_webhook, start)
+    async def _replay(self, name, start):
+        await self._ask(self.api.replay_webhook, name, start)
         self.counts[f"replay from {start}"] += 1
 
     def _write_books(self, settled, replayed):
@@ -227,6 +261,7 @@ class Demo:
         ]
         books = {
             "fields": FIELDS,
+            "receivers": list(settled),
             "subjects": subjects,
             "measured": self.measured,
             "wrong": {**settled, **replayed},
@@ -451,6 +486,8 @@ def main():
     parser.add_argument("--binary", required=True, help="the gatelog program, built for release")
     parser.add_argument("--work", required=True, help="an empty folder for data, recordings and logs")
     parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--kafka", help="brokers, for the log to be there; it is embedded if this is not given")
+    parser.add_argument("--leave", type=float, default=0.14, help="share of those who consent that withdraw [%(default)s]")
     parser.add_argument("--seconds", type=float, help="how long users change [by the number of users]")
     parser.add_argument("--rounds", type=int, default=1, help="how often each trouble is made on each receiver")
     parser.add_argument("--kinds", default=",".join(feeds_troubles.all_kinds()), help="which troubles, with commas")

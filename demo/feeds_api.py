@@ -1,13 +1,15 @@
 """What the demo of feeds asks Gatelog for, beside what the other demos do, and its import."""
 
 import json
+import os
+import shutil
 import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 from gatelog_client import Api, Failure
 
 FEED = "marketing"
-WEBHOOK = "crm"
 # From where the operator asks: an address for documentation (RFC 5737).
 OPERATOR = "192.0.2.1"
 FIELDS = ("email", "given_name", "locale", "plan")
@@ -20,11 +22,27 @@ DEFINITION = {
 
 def load(binary, data_dir, file):
     """Runs `gatelog import` of a file; how many users it took."""
-    command = [str(binary), "import", "--data-dir", str(data_dir), "--json", str(file)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return json.loads(run(binary, "import", "--data-dir", str(data_dir), "--json", str(file)))["imported"]
+
+
+def move(binary, data_dir, new, environment):
+    """What an operator does who outgrows one machine: the log is copied to Kafka, and a node begins there with the secrets."""
+    run(binary, "log", "copy", "--data-dir", str(data_dir), "--from", "embedded", "--to", "kafka", more=environment)
+    Path(new).mkdir(mode=0o700)
+    shutil.copytree(Path(data_dir) / "secrets", Path(new) / "secrets", copy_function=shutil.copy2)
+    (Path(new) / "secrets").chmod(0o700)
+    for secret in (Path(new) / "secrets").rglob("*"):
+        secret.chmod(0o700 if secret.is_dir() else 0o600)
+
+
+def run(binary, *arguments, more=None):
+    """What a command prints."""
+    command = [str(binary), *arguments]
+    environment = {**os.environ, **(more or {})}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
     if done.returncode != 0:
         raise Failure(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip()[-1000:]}")
-    return json.loads(done.stdout)["imported"]
+    return done.stdout
 
 
 class FeedsApi(Api):
@@ -52,15 +70,20 @@ class FeedsApi(Api):
     async def define_feed(self):
         return await self._call("PUT", f"/v1/feeds/{FEED}", DEFINITION, address=OPERATOR)
 
-    async def set_webhook(self, url, concurrency):
-        body = {"url": url, "concurrency": concurrency}
-        return await self._call("PUT", f"/v1/feeds/{FEED}/webhooks/{WEBHOOK}", body, address=OPERATOR)
+    async def set_webhook(self, name, body):
+        return await self._call("PUT", f"/v1/feeds/{FEED}/webhooks/{name}", body, address=OPERATOR)
 
-    async def replay_webhook(self, start):
-        return await self._call("POST", f"/v1/feeds/{FEED}/webhooks/{WEBHOOK}/replay", {"from": start}, address=OPERATOR)
+    async def replay_webhook(self, name, start):
+        return await self._call("POST", f"/v1/feeds/{FEED}/webhooks/{name}/replay", {"from": start}, address=OPERATOR)
 
-    async def dead_letters(self):
-        return await self._call("GET", f"/v1/feeds/{FEED}/webhooks/{WEBHOOK}/dead-letters", address=OPERATOR)
+    async def dead_letters(self, name):
+        return await self._call("GET", f"/v1/feeds/{FEED}/webhooks/{name}/dead-letters", address=OPERATOR)
+
+    async def write_topic(self):
+        return await self._call("PUT", f"/v1/feeds/{FEED}/topic", {}, address=OPERATOR)
+
+    async def feed(self):
+        return await self._call("GET", f"/v1/feeds/{FEED}", address=OPERATOR)
 
     async def withdrawals(self, after=None):
         """A page of the auditor's report."""

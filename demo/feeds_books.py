@@ -102,8 +102,9 @@ class Step:
     kind: str
 
 
-def plan_steps(users, consenting, spared, rng):
-    """All changes of the run, in their order: each user's own stay in theirs. Nothing happens to the spared."""
+def plan_steps(users, consenting, spared, leave, rng):
+    """All changes of the run, in their order: each user's own stay in theirs. Nothing happens to the spared; `leave` is the
+    share of those who consent that withdraw and do nothing else."""
     others = sorted(set(range(users)) - consenting)
     consenting = sorted(consenting - spared)
     chosen = []
@@ -113,7 +114,7 @@ def plan_steps(users, consenting, spared, rng):
             places = sorted(rng.random() for _ in kinds)
             chosen.extend((place, number, kind) for place, kind in zip(places, kinds))
 
-    choose(consenting, 0.14, "withdraw")
+    choose(consenting, leave, "withdraw")
     choose(consenting, 0.04, "withdraw", "grant")
     choose(consenting, 0.02, "withdraw", "grant", "withdraw")
     choose(others, 0.03, "grant")

@@ -10,6 +10,8 @@ from gatelog_client import Failure
 
 PROGRAM = Path(__file__).with_name("feeds_receiver.py")
 LIMIT = 60
+# The server brings the records to these; the others come for them.
+PUSHED = ("webhook", "segment")
 
 
 class Actor:
@@ -19,6 +21,7 @@ class Actor:
         self.name, self.kind, self.known = name, kind, known
         self.folder = Path(work) / "receivers" / name
         self.away = True
+        self.is_pushed = kind in PUSHED
         self._log = Path(work) / f"{name}.log"
         self._process = None
         self._telling = asyncio.Lock()

@@ -1,9 +1,10 @@
-"""One receiver of a feed, as a process of its own: a webhook's receiver, an SSE client, or a client that asks for pages.
+"""One receiver of a feed, as a process of its own: a webhook's receiver, an SSE client, a client that asks for pages, a
+consumer of the Kafka topic, or whoever stands in Segment's place.
 
 The first line of its standard input says what it needs to know; each further line is an order. It ends when its input does.
 
     {"do": "verify", "secret": "whsec_…"}                            webhook: with which secret; nothing is answered before
-    {"do": "answer", "with": "taking"|"refusing", "delay": 0.05}     webhook: with what it answers, and after how long
+    {"do": "answer", "with": "taking"|"refusing", "delay": 0.05}     webhook, segment: with what, and after how long
     {"do": "slow", "delay": 0.01}                                    the others: how long it takes over each record
     {"do": "drop"}                                                   cuts its connection in the middle of whatever comes
     {"do": "tell", "file": "…"}                                      writes what it holds to a file, then says so
@@ -22,6 +23,9 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from feeds_disk import Disk
+from feeds_receiver_base import Receiver
+from feeds_segment import Segment
+from feeds_topic import Topic
 
 PAUSE = 0.2
 # Comments come every 15 s where nothing else does; a page is answered after 5 s where there is none.
@@ -29,20 +33,6 @@ SILENCE = 45
 PAGE = 1000
 # Not ready yet, too many, too busy: ask again.
 TRY_AGAIN = (412, 429, 503)
-
-
-class Receiver:
-    def __init__(self, disk, known):
-        self.disk = disk
-        self.known = known
-        self.delay = known.get("delay", 0)
-
-    async def run(self):
-        raise NotImplementedError
-
-    def order(self, order):
-        if order["do"] == "slow":
-            self.delay = order["delay"]
 
 
 class WebhookReceiver(Receiver):
@@ -171,7 +161,7 @@ class Stream(Follower):
                     data, cursor = [], None
 
 
-KINDS = {"webhook": WebhookReceiver, "sse": Stream, "pages": Pages}
+KINDS = {"webhook": WebhookReceiver, "sse": Stream, "pages": Pages, "topic": Topic, "segment": Segment}
 
 
 async def orders(receiver, lines):

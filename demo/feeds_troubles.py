@@ -8,14 +8,16 @@ KINDS = {
     "webhook": ("kill", "refuse", "slow", "lose-disk", "replay"),
     "sse": ("kill", "drop", "slow", "lose-disk"),
     "pages": ("kill", "drop", "slow", "lose-disk"),
+    "topic": ("kill", "drop", "slow", "lose-disk"),
+    "segment": ("kill", "refuse", "slow", "lose-disk"),
 }
 NODE_KILLS = 2
 
 
-def plan(rng, rounds, seconds, wanted):
-    """For each receiver, and the node, what happens when: each in an equal part of the run of its own."""
+def plan(rng, receivers, rounds, seconds, wanted):
+    """For each of the receivers, and the node, what happens when: each in an equal part of the run of its own."""
     troubles = []
-    kinds = {**KINDS, "node": ("kill",) * NODE_KILLS}
+    kinds = {**{name: KINDS[name] for name in receivers}, "node": ("kill",) * NODE_KILLS}
     for name, of_name in kinds.items():
         of_name = [kind for kind in of_name if f"{name}-{kind}" in wanted]
         if name != "node":
@@ -32,7 +34,7 @@ def all_kinds():
 
 
 async def make(kind, actor, replay, withdraw, rng):
-    """One trouble of one receiver. `replay` asks the server to begin anew with its webhook, `withdraw` lets some users go."""
+    """One trouble of one receiver. `replay` asks the server to begin anew with it, `withdraw` lets some users go."""
     if kind == "kill":
         await actor.kill()
         await asyncio.sleep(rng.uniform(0.5, 2.5))
@@ -44,10 +46,10 @@ async def make(kind, actor, replay, withdraw, rng):
     elif kind == "lose-disk":
         await actor.kill()
         actor.lose_disk()
-        if actor.kind == "webhook":
-            await replay("snapshot")
+        if actor.is_pushed:
+            await replay(actor.name, "snapshot")
         await actor.start()
-    elif actor.kind != "webhook":
+    elif not actor.is_pushed:
         actor.order({"do": "slow", "delay": rng.uniform(0.005, 0.02)})
         await asyncio.sleep(rng.uniform(2, 4))
         actor.order({"do": "slow", "delay": 0})
@@ -58,6 +60,6 @@ async def make(kind, actor, replay, withdraw, rng):
         if kind == "replay":
             await withdraw()
             await asyncio.sleep(1)
-            await replay("snapshot")
+            await replay(actor.name, "snapshot")
             await asyncio.sleep(0.5)
         actor.order({"do": "answer", "with": "taking", "delay": 0})

@@ -34,9 +34,12 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
-use crate::feeds::links::{Links, NoLinks};
+use crate::feeds::links::Links;
 use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
+use crate::feeds::seal::{NoSeal, Seal};
+use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
+use crate::feeds::signals::push::Transmitter;
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -69,7 +72,9 @@ pub enum NodeError {
     #[error("{0}")]
     SigningKeys(#[from] KeyError),
     #[error("{0}")]
-    Links(#[from] NoLinks),
+    Seal(#[from] NoSeal),
+    #[error("{0}")]
+    SignalKeys(#[from] NoSignalKeys),
     #[error("{0}")]
     Passwords(#[from] PoolError),
     #[error("{0}")]
@@ -131,8 +136,12 @@ pub struct Node {
     pub refresh_tokens: RefreshTokens,
     /// What subjects and records are called in each feed.
     pub feed_keys: FeedKeys,
+    /// Seals what connectors prove themselves with.
+    pub credentials: Seal,
     /// Links by which consents are withdrawn and changed.
     pub links: Links,
+    /// What signs security events.
+    pub signal_keys: SignalKeys,
     /// What is seen of the consumers whose lanes run here.
     pub observed: Observed,
     /// Logins that wait for the log, where they are to or where some still do.
@@ -245,7 +254,9 @@ impl Started {
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
+            credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             links: Links::new(&data.secrets.routing_secret)?,
+            signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
             observed: Observed::default(),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),
@@ -283,6 +294,7 @@ impl Started {
             () = self.seed_at_last() => closed,
             () = self.drain_spool() => closed,
             () = self.push_feeds() => closed,
+            () = self.transmit_signals() => closed,
             () = self.compact_after_erasures() => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
@@ -358,6 +370,12 @@ impl Started {
     async fn push_feeds(&self) {
         let owned = self.membership.as_ref().map(|m| m.owned());
         Pushes::new(self.node.clone(), owned).run().await;
+    }
+
+    /// Posts security events to those who want them, for the partitions that are this node's.
+    async fn transmit_signals(&self) {
+        let owned = self.membership.as_ref().map(|m| m.owned());
+        Transmitter::new(self.node.clone(), owned).run().await;
     }
 
     /// In a cluster the first settings are written by whoever owns their partition.

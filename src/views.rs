@@ -18,8 +18,8 @@ use gatelog_projections::logins::LoginRow;
 use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::view::View;
 use gatelog_projections::{
-    changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline, users,
-    webhooks,
+    changes, consents, handovers, identifiers, logins, sessions, settings, signals, statistics, timeline,
+    users, webhooks,
 };
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -329,6 +329,11 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<webhooks::Dead>, StoreError> {
         self.with(webhooks::NAME, |v| webhooks::redriven(v, hook, partition, limit))
+    }
+
+    /// Reads what streams of security events tell, and how far they have come.
+    pub fn signals<T>(&self, read: impl Fn(View<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with(signals::NAME, read)
     }
 
     /// A tenant's settings. Kept in memory: every request needs them.

@@ -341,7 +341,7 @@ fn walkthroughs_name_functions_that_exist() {
         .split("## Walkthroughs")
         .nth(1)
         .expect("the page has walkthroughs");
-    assert_eq!(walkthroughs.matches("\n### ").count(), 6, "six walkthroughs");
+    assert_eq!(walkthroughs.matches("\n### ").count(), 7, "seven walkthroughs");
     let mut file = String::new();
     let mut checked = 0;
     let mut wrong = Vec::new();

@@ -4,6 +4,7 @@
 mod support;
 
 mod feeds {
+    mod connectors;
     pub mod consumer;
     mod definitions;
     mod delivery;

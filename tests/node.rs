@@ -157,7 +157,7 @@ fn verify_is_clean(dir: &std::path::Path) {
     )
     .unwrap();
     assert!(report.is_clean(), "{report:?}");
-    let empty = |name| ["answers", "sessions", "handovers", "webhooks"].contains(name);
+    let empty = |name| ["answers", "sessions", "handovers", "webhooks", "signals"].contains(name);
     assert!(
         report.rows.iter().all(|(name, rows)| *rows > 0 || empty(name)),
         "{report:?}"

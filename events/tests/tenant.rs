@@ -13,7 +13,9 @@ use gatelog_events::domain::Event;
 use gatelog_events::domain::tenant::{
     self, Command, FeedTopicRemoved, NoticePublished, Rejection, Settings, TenantEvent,
 };
-use gatelog_events::domain::webhook::{self, PauseReason, ReplayFrom};
+use gatelog_events::domain::webhook::{
+    self, Connector, PauseReason, ReplayFrom, SetConnector, SetWebhook, WebhookSet,
+};
 use support::samples::*;
 use support::scenario::{Aggregate, Given};
 
@@ -237,10 +239,65 @@ fn a_feed_is_retired_once_and_can_come_back() {
         .then([feed(None, &["plan"])]);
 }
 
+fn set_webhook(url: &str, version: Option<u32>) -> Command {
+    Command::Webhook(webhook::Command::Set(SetWebhook {
+        feed: "marketing".into(),
+        name: "crm".into(),
+        url: url.into(),
+        version,
+        concurrency: 8,
+        connector: None,
+    }))
+}
+
+#[test]
+fn a_connector_keeps_its_credential_while_its_vendor_stays() {
+    let connector = |vendor: &str, credential: &str| Connector {
+        vendor: vendor.into(),
+        settings: "{}".into(),
+        credential: credential.into(),
+    };
+    let set = |vendor: &str, credential: &str| {
+        TenantEvent::WebhookSet(WebhookSet {
+            connector: Some(connector(vendor, credential)),
+            ..webhook_set("https://a.example", 1)
+        })
+        .into()
+    };
+    let wish = |vendor: &str, credential: Option<&str>| {
+        Command::Webhook(webhook::Command::Set(SetWebhook {
+            feed: "marketing".into(),
+            name: "crm".into(),
+            url: "https://a.example".into(),
+            version: None,
+            concurrency: 8,
+            connector: Some(SetConnector {
+                vendor: vendor.into(),
+                settings: "{}".into(),
+                credential: credential.map(str::to_owned),
+            }),
+        }))
+    };
+    let begun = || [feed(None, &["plan"]), set("segment", "one")];
+    given([feed(None, &["plan"])])
+        .when(wish("segment", None))
+        .then_rejected(Rejection::CredentialNeeded);
+    given([feed(None, &["plan"])])
+        .when(wish("segment", Some("one")))
+        .then([set("segment", "one")]);
+    given(begun()).when(wish("segment", None)).then_nothing();
+    given(begun())
+        .when(wish("segment", Some("two")))
+        .then([set("segment", "two")]);
+    given(begun())
+        .when(wish("zendesk", None))
+        .then_rejected(Rejection::CredentialNeeded);
+}
+
 #[test]
 fn a_webhook_is_set_goes_on_and_begins_anew() {
     let set = |url: &str, version| TenantEvent::WebhookSet(webhook_set(url, version));
-    let wish = |url: &str, version| Command::Webhook(webhook::Command::Set(webhook_set(url, version)));
+    let wish = |url: &str, version| set_webhook(url, Some(version));
     let begun = || [feed(None, &["plan"]), set("https://a.example", 1).into()];
     given([])
         .when(wish("https://a.example", 1))
@@ -251,6 +308,9 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
     given([feed(None, &["plan"])])
         .when(wish("https://a.example", 1))
         .then([set("https://a.example", 1).into()]);
+    given([feed(None, &["plan"]), feed(None, &["plan", "locale"])])
+        .when(set_webhook("https://a.example", None))
+        .then([set("https://a.example", 2).into()]);
     given(begun()).when(wish("https://a.example", 1)).then_nothing();
     given(begun())
         .when(wish("https://b.example", 1))
@@ -307,20 +367,24 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
 
 #[test]
 fn a_topic_has_one_version_of_its_feed() {
-    let set = |version| Command::SetFeedTopic(feed_topic_set(version));
+    let set = |version| Command::SetFeedTopic {
+        feed: "marketing".into(),
+        version,
+    };
     let is_set = || TenantEvent::FeedTopicSet(feed_topic_set(1)).into();
     let remove = || {
         Command::RemoveFeedTopic(FeedTopicRemoved {
             feed: "marketing".into(),
         })
     };
-    given([]).when(set(1)).then_rejected(Rejection::FeedNotFound);
+    given([]).when(set(None)).then_rejected(Rejection::FeedNotFound);
     given([feed(None, &["plan"])])
-        .when(set(2))
+        .when(set(Some(2)))
         .then_rejected(Rejection::FeedVersionNotFound);
-    given([feed(None, &["plan"])]).when(set(1)).then([is_set()]);
+    given([feed(None, &["plan"])]).when(set(Some(1))).then([is_set()]);
+    given([feed(None, &["plan"])]).when(set(None)).then([is_set()]);
     given([feed(None, &["plan"]), is_set()])
-        .when(set(1))
+        .when(set(None))
         .then_nothing();
     given([feed(None, &["plan"])]).when(remove()).then_nothing();
     given([feed(None, &["plan"]), is_set()])

@@ -6,8 +6,8 @@ use gatelog_events::directory::Directory;
 
 use crate::projection::Projection;
 use crate::{
-    answers, changes, consents, handovers, identifiers, logins, sessions, settings, statistics, timeline,
-    users, webhooks,
+    answers, changes, consents, handovers, identifiers, logins, sessions, settings, signals, statistics,
+    timeline, users, webhooks,
 };
 
 /// All projections, in a fixed order.
@@ -29,5 +29,6 @@ pub fn all(directory: &Arc<Directory>) -> Vec<Arc<dyn Projection>> {
         Arc::new(changes::Changes),
         Arc::new(handovers::Handovers),
         Arc::new(webhooks::Webhooks),
+        Arc::new(signals::Signals),
     ]
 }

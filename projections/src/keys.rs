@@ -56,10 +56,24 @@ pub enum KeyKind {
     Redrive,
     /// The purposes to which a user has consented, for withdrawals.
     Granted,
+    /// What streams of security events tell, in the log's order.
+    Signal,
+    /// The addresses of a user's changes of address, for streams of security events.
+    SignalAddresses,
+    /// Up to where a stream of security events has told everything.
+    SignalsTold,
+    /// What it has told beyond.
+    SignalsBeyond,
+    /// A verification event that a stream is to send.
+    Verification,
+    /// When a verification event was asked for last.
+    VerifiedAt,
+    /// Of which change of its status a stream's receiver knows.
+    StreamNoticed,
 }
 
 impl KeyKind {
-    pub const ALL: [KeyKind; 25] = [
+    pub const ALL: [KeyKind; 32] = [
         KeyKind::Checkpoint,
         KeyKind::Active,
         KeyKind::User,
@@ -85,6 +99,13 @@ impl KeyKind {
         KeyKind::DeadLetter,
         KeyKind::Redrive,
         KeyKind::Granted,
+        KeyKind::Signal,
+        KeyKind::SignalAddresses,
+        KeyKind::SignalsTold,
+        KeyKind::SignalsBeyond,
+        KeyKind::Verification,
+        KeyKind::VerifiedAt,
+        KeyKind::StreamNoticed,
     ];
 
     pub const fn bytes(self) -> [u8; 2] {
@@ -114,6 +135,13 @@ impl KeyKind {
             KeyKind::DeadLetter => b"FD",
             KeyKind::Redrive => b"FR",
             KeyKind::Granted => b"FG",
+            KeyKind::Signal => b"GS",
+            KeyKind::SignalAddresses => b"GA",
+            KeyKind::SignalsTold => b"GT",
+            KeyKind::SignalsBeyond => b"GB",
+            KeyKind::Verification => b"GV",
+            KeyKind::VerifiedAt => b"GW",
+            KeyKind::StreamNoticed => b"GN",
         }
     }
 }
@@ -176,7 +204,7 @@ mod tests {
         let all: Vec<_> = KeyKind::ALL.iter().map(|k| k.bytes()).collect();
         assert_eq!(
             all.concat(),
-            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSUFCFWFHFUFPFDFRFG",
+            b"CKAVUSUELDLUIDIUSASETSIKCLTLSCSDSUFCFWFHFUFPFDFRFGGSGAGTGBGVGWGN",
             "the bytes of a kind never change; a new kind gets new bytes at the end"
         );
         for (i, a) in all.iter().enumerate() {

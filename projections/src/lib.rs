@@ -18,6 +18,7 @@ pub mod projection;
 pub mod rebuild;
 pub mod sessions;
 pub mod settings;
+pub mod signals;
 pub mod statistics;
 pub mod store;
 pub mod subject_keys;

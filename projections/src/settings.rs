@@ -21,8 +21,8 @@ impl Projection for TenantSettings {
     }
 
     fn version(&self) -> u32 {
-        // 2: feeds.
-        2
+        // 2: feeds. 3: streams of signals.
+        3
     }
 
     fn streams(&self) -> &'static [Stream] {

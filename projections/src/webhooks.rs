@@ -90,7 +90,11 @@ impl Projection for Webhooks {
                         Ok(())
                     })?;
                 }
-                FeedEvent::WithdrawalsDelivered(_) | FeedEvent::WithdrawalsAcknowledged(_) => {}
+                FeedEvent::WithdrawalsDelivered(_)
+                | FeedEvent::WithdrawalsAcknowledged(_)
+                | FeedEvent::SignalsTold(_)
+                | FeedEvent::VerificationRequested(_)
+                | FeedEvent::StreamNoticesTaken(_) => {}
             }
         }
         Ok(())

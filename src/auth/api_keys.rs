@@ -64,6 +64,11 @@ scopes! {
     FeedsWrite = "feeds:write",
     /// See who was told of which withdrawal when.
     FeedsAudit = "feeds:audit",
+    /// Make, change and delete streams of security events of one's own, and read them. Spelled as CAEP's interoperability
+    /// profile has it.
+    SsfManage = "ssf.manage",
+    /// Read streams of security events of one's own.
+    SsfRead = "ssf.read",
     /// Everything, also what is added later.
     All = "*",
 }

@@ -13,11 +13,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use gatelog_events::clock;
-use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{Definition, Field};
+use gatelog_events::domain::profile::ProfileField;
 use gatelog_events::domain::tenant::{self, FeedDefined};
-use gatelog_events::domain::webhook::{self, ReplayFrom, WebhookReplayed, WebhookSet};
-use gatelog_events::domain::{Actor, profile::ProfileField};
+use gatelog_events::domain::webhook::{self, ReplayFrom, SetWebhook, WebhookReplayed};
 use gatelog_events::ids::UserId;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -33,7 +32,6 @@ use crate::feeds::keys::Scope;
 use crate::feeds::push::Pushes;
 use crate::feeds::webhook::WebhookConfig;
 use crate::node::Started;
-use crate::writer::{Command, Request};
 
 const USERS: usize = 20_000;
 const CONCURRENCY: u16 = 64;
@@ -94,23 +92,6 @@ struct Bench {
 }
 
 impl Bench {
-    async fn settings(&self, command: tenant::Command) -> Result<(), BenchError> {
-        let node = &self.world.node;
-        let request = Request {
-            tenant: node.config.tenant.clone(),
-            subject: Subject::Tenant,
-            partition: None,
-            command: Command::Tenant(command),
-            actor: Actor::System,
-            correlation_id: Uuid::nil(),
-            idempotency: None,
-            time: None,
-            after: None,
-        };
-        node.router.submit(request).await?;
-        Ok(())
-    }
-
     async fn define(&self) -> Result<(), BenchError> {
         let fields = BTreeSet::from([
             Field::Email,
@@ -119,24 +100,28 @@ impl Bench {
             Field::Profile(ProfileField::GivenName),
         ]);
         let kinds = ["plan.upgraded", "plan.downgraded"].map(str::to_owned);
-        self.settings(tenant::Command::DefineFeed(FeedDefined {
-            name: FEED.to_owned(),
-            definition: Definition {
-                description: None,
-                purpose: Some("newsletter".to_owned()),
-                fields,
-                events: kinds.into(),
-            },
-        }))
-        .await?;
-        let set = WebhookSet {
+        self.world
+            .settings(tenant::Command::DefineFeed(FeedDefined {
+                name: FEED.to_owned(),
+                definition: Definition {
+                    description: None,
+                    purpose: Some("newsletter".to_owned()),
+                    fields,
+                    events: kinds.into(),
+                    retention_seconds: None,
+                },
+            }))
+            .await?;
+        let set = SetWebhook {
             feed: FEED.to_owned(),
             name: HOOK.to_owned(),
             url: self.receiver.url.clone(),
-            version: 1,
+            version: Some(1),
             concurrency: CONCURRENCY,
+            connector: None,
         };
-        self.settings(tenant::Command::Webhook(webhook::Command::Set(set)))
+        self.world
+            .settings(tenant::Command::Webhook(webhook::Command::Set(set)))
             .await
     }
 
@@ -146,7 +131,8 @@ impl Bench {
             name: HOOK.to_owned(),
             from,
         };
-        self.settings(tenant::Command::Webhook(webhook::Command::Replay(replayed)))
+        self.world
+            .settings(tenant::Command::Webhook(webhook::Command::Replay(replayed)))
             .await
     }
 

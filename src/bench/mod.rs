@@ -6,6 +6,7 @@
 mod client;
 mod consents;
 mod feeds;
+mod feeds_away;
 mod import;
 mod kafka;
 mod log_bytes;
@@ -49,8 +50,12 @@ pub enum Benchmark {
     Scale,
     /// Records of feeds posted to a webhook.
     Feeds,
+    /// Logins while nobody takes what feeds post.
+    FeedsAway,
     /// Writing and rebuilding on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
     Kafka,
+    /// A feed's topic on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
+    FeedTopic,
     /// One node and three on Kafka; by default only where KAFKA_BOOTSTRAP names brokers.
     Nodes,
 }
@@ -125,10 +130,13 @@ pub async fn run(options: Options) -> Result<(), BenchError> {
         Benchmark::Import,
         Benchmark::Scale,
         Benchmark::Feeds,
+        Benchmark::FeedsAway,
         Benchmark::Kafka,
+        Benchmark::FeedTopic,
         Benchmark::Nodes,
     ];
-    let by_default = |b| !matches!(b, Benchmark::Kafka | Benchmark::Nodes) || kafka::has_brokers();
+    let by_default =
+        |b| !matches!(b, Benchmark::Kafka | Benchmark::FeedTopic | Benchmark::Nodes) || kafka::has_brokers();
     let chosen = all
         .into_iter()
         .filter(|b| options.only.contains(b) || (options.only.is_empty() && by_default(*b)));
@@ -157,7 +165,9 @@ async fn measure(benchmark: Benchmark, options: &Options) -> Result<Section, Ben
         Benchmark::Import => import::run(options).await,
         Benchmark::Scale => import::scale(options).await,
         Benchmark::Feeds => feeds::run(options).await,
+        Benchmark::FeedsAway => feeds_away::run(options).await,
         Benchmark::Kafka => kafka::run(options).await,
+        Benchmark::FeedTopic => kafka::topic::run(options).await,
         Benchmark::Nodes => kafka::nodes::run(options).await,
     }
 }

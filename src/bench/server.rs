@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::BenchError;
 use super::world::{self, Scratch, World};
+use crate::feeds::webhook::WebhookConfig;
 use crate::http;
 use crate::node::Started;
 
@@ -70,8 +71,18 @@ pub struct Server {
 impl Server {
     /// Users 0 to `users` - 1 have the same password.
     pub async fn start(scratch: &Scratch, users: usize) -> Result<Self, BenchError> {
+        Self::start_with(scratch, users, WebhookConfig::default()).await
+    }
+
+    /// The same, where webhooks may reach other places.
+    pub async fn start_with(
+        scratch: &Scratch,
+        users: usize,
+        webhooks: WebhookConfig,
+    ) -> Result<Self, BenchError> {
         let mut config = world::config(&scratch.folder("node")?);
         config.bootstrap_api_key = Some(API_KEY.into());
+        config.webhooks = webhooks;
         let started = tokio::task::block_in_place(|| Started::open(config))?;
         let hash = started.node.passwords.hash(PASSWORD.into()).await?;
         let world = World::new(&started);

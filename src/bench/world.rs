@@ -12,6 +12,7 @@ use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Meth
 use gatelog_events::domain::plan::ChangePlan;
 use gatelog_events::domain::profile::{Profile, ProfileField};
 use gatelog_events::domain::session::{self, Client, LoginMethod};
+use gatelog_events::domain::tenant;
 use gatelog_events::domain::user::{self, Origin, Register};
 use gatelog_events::email::Email;
 use gatelog_events::ids::{SessionId, TenantId, UserId};
@@ -129,6 +130,23 @@ impl World {
             after: None,
         };
         self.node.router.submit_patiently(request).await
+    }
+
+    /// Changes the tenant's settings.
+    pub async fn settings(&self, command: tenant::Command) -> Result<(), BenchError> {
+        let request = Request {
+            tenant: self.tenant.clone(),
+            subject: Subject::Tenant,
+            partition: None,
+            command: Command::Tenant(command),
+            actor: Actor::System,
+            correlation_id: Uuid::nil(),
+            idempotency: None,
+            time: None,
+            after: None,
+        };
+        self.node.router.submit(request).await?;
+        Ok(())
     }
 
     /// Registers users `numbers`, many at once.

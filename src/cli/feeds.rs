@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::remote::{self, Remote};
 use super::{Failure, block_on, print_json};
+use crate::config::values::Span;
 
 const DEFAULT_URL: &str = "http://localhost:8080";
 
@@ -47,6 +48,9 @@ enum Action {
         /// Kinds of events, separated by commas, such as user.profile_changed,plan.upgraded
         #[arg(long, value_delimiter = ',', value_name = "KIND,…")]
         events: Vec<String>,
+        /// How long what happened is told, such as 30d; without end if absent
+        #[arg(long, value_name = "TIME")]
+        retention: Option<Span>,
         /// What it is for, for people
         #[arg(long)]
         description: Option<String>,
@@ -112,11 +116,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 purpose,
                 fields,
                 events,
+                retention,
                 description,
                 node,
             } => {
                 let body = json!({
                     "purpose": purpose, "fields": fields, "events": events, "description": description,
+                    "retention_seconds": retention.map(|span| span.0.as_secs()),
                 });
                 let done = node
                     .connect()?

@@ -200,10 +200,22 @@ impl From<tenant::Rejection> for Problem {
                 Kind::WebhookNotFound,
                 "Check the name; GET /v1/feeds/{feed}/webhooks lists them.",
             ),
+            tenant::Rejection::CredentialNeeded => Problem::new(
+                Kind::InvalidInput,
+                "Correct the fields named in `errors`; /docs describes them.",
+            )
+            .field("credential", "A new connector needs one; leave it out only to keep the one there is."),
             tenant::Rejection::TooManyWebhooks => Problem::new(
                 Kind::TooManyWebhooks,
                 "Remove one that is not used any more, or define another feed.",
             ),
+            tenant::Rejection::SignalStreamNotFound => Problem::new(
+                Kind::StreamNotFound,
+                "Check the id; GET /ssf/streams lists those that you may see.",
+            ),
+            tenant::Rejection::TooManySignalStreams => {
+                Problem::new(Kind::TooManyStreams, "Delete one that is not used any more.")
+            }
             tenant::Rejection::TooManyFeedVersions => Problem::new(
                 Kind::TooManyFeedVersions,
                 "All versions of a feed are kept. Define another feed instead.",

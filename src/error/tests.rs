@@ -22,6 +22,16 @@ fn text() -> String {
 fn table() -> Vec<(Problem, u16, &'static str)> {
     let wait = Duration::from_millis(1500);
     vec![
+        (
+            tenant::Rejection::SignalStreamNotFound.into(),
+            404,
+            "stream-not-found",
+        ),
+        (
+            tenant::Rejection::TooManySignalStreams.into(),
+            409,
+            "too-many-streams",
+        ),
         (user::Rejection::AddressTaken.into(), 409, "address-taken"),
         (user::Rejection::NotFound.into(), 404, "user-not-found"),
         (user::Rejection::AlreadyExists.into(), 409, "user-exists"),

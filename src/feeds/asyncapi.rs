@@ -98,3 +98,49 @@ fn message(kind: &str, data: Value) -> Value {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatelog_events::clock::Timestamp;
+    use gatelog_events::domain::feed::Field;
+    use gatelog_events::domain::tenant::{FeedDefined, TenantEvent};
+
+    /// The feed of the README, in two versions.
+    fn example() -> Value {
+        let mut settings = Settings::default();
+        for (sequence, fields) in
+            (1..).zip([&["email", "plan"][..], &["email", "given_name", "locale", "plan"]])
+        {
+            let named = Field::all().filter(|field| fields.contains(&field.name()));
+            let defined = TenantEvent::FeedDefined(FeedDefined {
+                name: "marketing".into(),
+                definition: Definition {
+                    description: Some("The newsletter's readers".into()),
+                    purpose: Some("newsletter".into()),
+                    fields: named.collect(),
+                    events: ["plan.upgraded", "user.profile_changed"]
+                        .map(str::to_owned)
+                        .into(),
+                    retention_seconds: None,
+                },
+            });
+            settings.evolve(&defined, Timestamp::EPOCH, sequence);
+        }
+        document("https://login.example.com", &settings)
+    }
+
+    #[test]
+    fn the_checked_in_example_is_that_of_the_code() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/asyncapi.json");
+        let now = format!("{:#}\n", example());
+        if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+            std::fs::write(&path, &now).unwrap();
+        }
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            stored == now,
+            "schemas/asyncapi.json is not that of the code; run the tests with UPDATE_SCHEMAS=1"
+        );
+    }
+}

@@ -217,7 +217,7 @@ fn look(
             turn: 0,
             lanes: vec![place],
         };
-        let batch = engine.batch(cursor, RECORDS)?;
+        let batch = engine.records(cursor, RECORDS)?;
         for (item, record) in &batch.told {
             backlog.records += 1;
             backlog.withdrawals += u64::from(matches!(item, Item::Withdrawn { .. }));

@@ -4,8 +4,12 @@
 //! else waits. Then it goes on with the snapshot, or with what happened. An event of somebody who may not be seen now
 //! makes no record; one of somebody who may be seen makes a record with the granted fields as they are now.
 
+mod batch;
+
+use std::time::Duration;
+
 use gatelog_events::clock::{self, Timestamp};
-use gatelog_events::domain::feed::{self, Definition, Field, HandedOver};
+use gatelog_events::domain::feed::{self, Definition, Field};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
@@ -13,6 +17,8 @@ use gatelog_projections::changes::{self, Cause, Change, Happened, Withdrawal};
 use gatelog_projections::store::StoreError;
 use gatelog_projections::users;
 
+use self::batch::Filling;
+pub use self::batch::{Batch, Item};
 use super::cursor::{Cursor, Lane, Snapshot};
 use super::gate;
 use super::keys::{FeedKeys, Scope};
@@ -22,8 +28,6 @@ use crate::views::Views;
 
 /// Rows that one batch looks at, at the most, so that a consumer who may see little is answered soon.
 const MAX_SCANNED: usize = 4096;
-/// Rows of one partition before it is another's turn.
-const CHUNK: usize = 64;
 /// Withdrawals that are read at once: more than one commit can hold.
 const WITHDRAWALS: usize = gatelog_events::codec::MAX_EVENTS + 1;
 
@@ -52,80 +56,6 @@ pub enum Start {
     Beginning,
     /// With what happens from now on.
     Now,
-}
-
-/// What is to be told, as the log has it: what the record says is decided when it leaves.
-#[derive(Debug, Clone)]
-pub enum Item {
-    Withdrawn {
-        partition: Partition,
-        offset: Offset,
-        withdrawal: Withdrawal,
-    },
-    /// The state of somebody, without an event that was asked for.
-    State { user: UserId },
-    Happened {
-        user: UserId,
-        stream: Stream,
-        offset: Offset,
-        event: Happened,
-        /// Told as a state: it brought somebody into sight, but is of no kind that the feed names.
-        as_state: bool,
-    },
-}
-
-impl Item {
-    /// Whom it is about.
-    pub fn user(&self) -> UserId {
-        match self {
-            Item::Withdrawn { withdrawal, .. } => withdrawal.user,
-            Item::State { user } | Item::Happened { user, .. } => *user,
-        }
-    }
-
-    /// The withdrawal, if it is one, and its partition.
-    pub fn handed_over(&self) -> Option<(Partition, HandedOver)> {
-        match self {
-            Item::Withdrawn {
-                partition,
-                offset,
-                withdrawal,
-            } => {
-                let event_id = withdrawal.id;
-                let handed = HandedOver {
-                    event_id,
-                    offset: *offset,
-                };
-                Some((*partition, handed))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What is handed over at once.
-#[derive(Debug)]
-pub struct Batch {
-    /// What is to be told, and the record as it is now.
-    pub told: Vec<(Item, Record)>,
-    /// Where to go on.
-    pub cursor: Cursor,
-    /// Whether there was more to look at when the batch was made.
-    pub more: bool,
-    scanned: usize,
-    limit: usize,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.told.len() >= self.limit || self.scanned >= MAX_SCANNED
-    }
-
-    /// Rows that may still be read at once.
-    fn room(&self) -> usize {
-        let records = self.limit.saturating_sub(self.told.len());
-        records.min(MAX_SCANNED.saturating_sub(self.scanned)).min(CHUNK)
-    }
 }
 
 /// Up to where a partition can be delivered.
@@ -183,34 +113,88 @@ impl Engine<'_> {
         cursor
     }
 
-    /// What comes after a cursor: at most `limit` records and those of one more commit. Reads the store; blocks.
-    pub fn batch(&self, cursor: Cursor, limit: usize) -> Result<Batch, StoreError> {
+    /// What comes after a cursor, as it is now: at most `limit` records and those of one more commit. Reads the store;
+    /// blocks.
+    pub fn records(&self, cursor: Cursor, limit: usize) -> Result<Batch<(Item, Record)>, StoreError> {
+        let make = |item: Item| Ok(self.record(&item)?.map(|record| (item, record)));
+        self.fill(cursor, limit, &make)
+    }
+
+    /// The same for who asks for each [`record`](Self::record) when it leaves. What nobody may see now is among it.
+    pub fn items(&self, cursor: Cursor, limit: usize) -> Result<Batch<Item>, StoreError> {
+        self.fill(cursor, limit, &|item| Ok(Some(item)))
+    }
+
+    fn fill<T>(
+        &self,
+        cursor: Cursor,
+        limit: usize,
+        make: &dyn Fn(Item) -> Result<Option<T>, StoreError>,
+    ) -> Result<Batch<T>, StoreError> {
         let ends = self.ends(cursor.lanes.len(), false);
-        let mut batch = Batch {
+        let mut batch = Filling {
             told: Vec::new(),
-            more: false,
             scanned: 0,
             limit,
-            cursor,
+            cursor: self.retained(cursor, &ends)?,
+            make,
         };
         self.tell_withdrawals(&mut batch, &ends)?;
         self.follow(&mut batch, &ends)?;
-        batch.more = is_behind(&batch.cursor, &ends);
-        Ok(batch)
+        Ok(Batch {
+            more: is_behind(&batch.cursor, &ends),
+            told: batch.told,
+            cursor: batch.cursor,
+        })
+    }
+
+    /// The cursor, where what comes after it is still told. What is older than that is passed over, and everyone's state is
+    /// told in its place.
+    fn retained(&self, mut cursor: Cursor, ends: &[End]) -> Result<Cursor, StoreError> {
+        let Some(retention) = self.definition.retention_seconds else {
+            return Ok(cursor);
+        };
+        let oldest = clock::now().minus(Duration::from_secs(retention));
+        for (n, (lane, end)) in cursor.lanes.iter_mut().zip(ends).enumerate() {
+            let partition = self.partition(n);
+            let at = |stream, from, end| -> Result<Offset, StoreError> {
+                let rows = self.views.changes(self.tenant, stream, partition, from, 1)?;
+                match rows.first() {
+                    Some((_, change)) if is_before(change, oldest) => {
+                        self.first_since(stream, partition, (from, end), oldest)
+                    }
+                    _ => Ok(from),
+                }
+            };
+            let identity = at(Stream::Identity, lane.identity, end.identity)?;
+            let activity = at(Stream::Activity, lane.activity, end.activity)?;
+            if (identity, activity) != (lane.identity, lane.activity) {
+                (lane.identity, lane.activity) = (identity, activity);
+                lane.snapshot = Some(Snapshot {
+                    next: 0,
+                    end: identity,
+                });
+            }
+        }
+        Ok(cursor)
     }
 
     /// Only the withdrawals after a cursor, for a consumer who can take nothing else now.
-    pub fn withdrawals(&self, cursor: Cursor) -> Result<Batch, StoreError> {
+    pub fn withdrawals(&self, cursor: Cursor) -> Result<Batch<Item>, StoreError> {
         let ends = self.ends(cursor.lanes.len(), false);
-        let mut batch = Batch {
+        let mut batch = Filling {
             told: Vec::new(),
-            more: false,
             scanned: 0,
             limit: MAX_SCANNED,
             cursor,
+            make: &|item| Ok(Some(item)),
         };
         self.tell_withdrawals(&mut batch, &ends)?;
-        Ok(batch)
+        Ok(Batch {
+            more: false,
+            told: batch.told,
+            cursor: batch.cursor,
+        })
     }
 
     /// The cursor, of one lane, of a consumer who wants what happened since a time. Times in the log only grow, but for
@@ -218,19 +202,25 @@ impl Engine<'_> {
     pub fn since(&self, version: u32, time: Timestamp) -> Result<Cursor, StoreError> {
         let mut cursor = self.begin(version, 1, Start::Now);
         for lane in &mut cursor.lanes {
-            lane.identity = self.first_since(Stream::Identity, lane.identity, time)?;
-            lane.activity = self.first_since(Stream::Activity, lane.activity, time)?;
+            lane.identity = self.first_since(Stream::Identity, self.first, (0, lane.identity), time)?;
+            lane.activity = self.first_since(Stream::Activity, self.first, (0, lane.activity), time)?;
         }
         Ok(cursor)
     }
 
-    fn first_since(&self, stream: Stream, end: Offset, time: Timestamp) -> Result<Offset, StoreError> {
-        let (mut low, mut high) = (0, end);
+    /// The first offset of a range at which something happened since a time; its end if nothing did.
+    fn first_since(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        (mut low, mut high): (Offset, Offset),
+        time: Timestamp,
+    ) -> Result<Offset, StoreError> {
         while low < high {
             let middle = low + (high - low) / 2;
-            let rows = self.views.changes(self.tenant, stream, self.first, middle, 1)?;
+            let rows = self.views.changes(self.tenant, stream, partition, middle, 1)?;
             match rows.first() {
-                Some((offset, change)) if change.events.iter().all(|e| e.time < time) => low = offset + 1,
+                Some((offset, change)) if is_before(change, time) => low = offset + 1,
                 _ => high = middle,
             }
         }
@@ -245,7 +235,7 @@ impl Engine<'_> {
     /// What an item says now; nothing if its subject may not be seen. A withdrawal is told in any case.
     pub fn record(&self, item: &Item) -> Result<Option<Record>, StoreError> {
         if let Item::Withdrawn { withdrawal, .. } = item {
-            return Ok(self.withdrawn(withdrawal));
+            return Ok(Some(self.withdrawn(withdrawal)));
         }
         let user = self.views.user(self.tenant, item.user())?;
         if !gate::is_open(self.definition, &user) {
@@ -292,7 +282,7 @@ impl Engine<'_> {
         )
     }
 
-    fn tell_withdrawals(&self, batch: &mut Batch, ends: &[End]) -> Result<(), StoreError> {
+    fn tell_withdrawals<T>(&self, batch: &mut Filling<'_, T>, ends: &[End]) -> Result<(), StoreError> {
         for (lane, end) in ends.iter().enumerate() {
             while batch.cursor.lanes[lane].withdrawals < end.identity {
                 if batch.is_full() {
@@ -305,7 +295,7 @@ impl Engine<'_> {
     }
 
     /// Some withdrawals of one partition. Those of one commit share an offset and are told together.
-    fn tell_some(&self, batch: &mut Batch, lane: usize, end: End) -> Result<(), StoreError> {
+    fn tell_some<T>(&self, batch: &mut Filling<'_, T>, lane: usize, end: End) -> Result<(), StoreError> {
         let partition = self.partition(lane);
         let from = batch.cursor.lanes[lane].withdrawals;
         let rows = self
@@ -328,25 +318,21 @@ impl Engine<'_> {
             }
             told = offset;
             batch.scanned += 1;
-            if let Some(record) = self.withdrawn(&withdrawal) {
-                let item = Item::Withdrawn {
+            // Who never knew of the user is told nothing.
+            if concerns(&withdrawal, self.definition.purpose.as_deref()) {
+                batch.add(Item::Withdrawn {
                     partition,
                     offset,
                     withdrawal,
-                };
-                batch.told.push((item, record));
+                })?;
             }
         }
         batch.cursor.lanes[lane].withdrawals = next;
         Ok(())
     }
 
-    /// What the consumer must be told of a withdrawal; nothing if it never knew of the user.
-    fn withdrawn(&self, withdrawal: &Withdrawal) -> Option<Record> {
-        if !concerns(withdrawal, self.definition.purpose.as_deref()) {
-            return None;
-        }
-        Some(Record {
+    fn withdrawn(&self, withdrawal: &Withdrawal) -> Record {
+        Record {
             id: self.keys.record(self.scope(), withdrawal.id),
             kind: WITHDRAWN.into(),
             subject: self.keys.subject(self.scope(), withdrawal.user),
@@ -355,11 +341,11 @@ impl Engine<'_> {
             data: Data::Withdrawn {
                 reason: withdrawal.cause.into(),
             },
-        })
+        }
     }
 
     /// Turns from partition to partition until the batch is full or nothing is left.
-    fn follow(&self, batch: &mut Batch, ends: &[End]) -> Result<(), StoreError> {
+    fn follow<T>(&self, batch: &mut Filling<'_, T>, ends: &[End]) -> Result<(), StoreError> {
         loop {
             let mut found = false;
             for _ in 0..ends.len() {
@@ -383,7 +369,7 @@ impl Engine<'_> {
     }
 
     /// The state of some who registered in this partition. Whether there may be more.
-    fn go_on_with_snapshot(&self, batch: &mut Batch, lane: usize) -> Result<bool, StoreError> {
+    fn go_on_with_snapshot<T>(&self, batch: &mut Filling<'_, T>, lane: usize) -> Result<bool, StoreError> {
         let Some(Snapshot { next, end }) = batch.cursor.lanes[lane].snapshot else {
             return Ok(false);
         };
@@ -398,10 +384,7 @@ impl Engine<'_> {
             .filter(|_| rows.len() == limit);
         for (_, change) in rows.into_iter().take_while(|(offset, _)| *offset < end) {
             if change.events.iter().any(|e| e.kind == REGISTERED) {
-                let item = Item::State { user: change.user };
-                if let Some(record) = self.record(&item)? {
-                    batch.told.push((item, record));
-                }
+                batch.add(Item::State { user: change.user })?;
             }
         }
         let next = last.map(|offset| offset + 1).filter(|next| *next < end);
@@ -410,9 +393,9 @@ impl Engine<'_> {
     }
 
     /// Some changes of one partition; whether there were any.
-    fn follow_one(
+    fn follow_one<T>(
         &self,
-        batch: &mut Batch,
+        batch: &mut Filling<'_, T>,
         stream: Stream,
         lane: usize,
         end: End,
@@ -436,7 +419,9 @@ impl Engine<'_> {
                 break;
             }
             batch.scanned += 1;
-            self.tell(change, (stream, offset), &mut batch.told)?;
+            for item in self.wanted(change, (stream, offset)) {
+                batch.add(item)?;
+            }
             next = next.max(offset + 1);
         }
         let at = &mut batch.cursor.lanes[lane];
@@ -447,42 +432,23 @@ impl Engine<'_> {
         Ok(true)
     }
 
-    fn tell(
-        &self,
-        change: Change,
-        (stream, offset): (Stream, Offset),
-        told: &mut Vec<(Item, Record)>,
-    ) -> Result<(), StoreError> {
+    /// What of a change the feed names; else, as a state, what may have brought somebody into sight.
+    fn wanted(&self, change: Change, (stream, offset): (Stream, Offset)) -> Vec<Item> {
+        let Change { user, events } = change;
         let named = |e: &Happened| self.definition.events.contains(&*e.kind) && !self.closes(e);
-        let any_named = change.events.iter().any(named);
-        let wanted: Vec<_> = if any_named {
-            change.events.into_iter().filter(named).collect()
-        } else {
-            change
-                .events
-                .into_iter()
-                .find(|e| self.opens(e))
-                .into_iter()
-                .collect()
+        let item = |event, as_state| Item::Happened {
+            user,
+            stream,
+            offset,
+            event,
+            as_state,
         };
-        if wanted.is_empty() {
-            return Ok(());
+        if events.iter().any(named) {
+            let wanted = events.into_iter().filter(named);
+            return wanted.map(|event| item(event, false)).collect();
         }
-        let user = self.views.user(self.tenant, change.user)?;
-        if gate::is_open(self.definition, &user) {
-            told.extend(wanted.into_iter().map(|event| {
-                let record = self.happened(change.user, &user, &event, !any_named);
-                let item = Item::Happened {
-                    user: change.user,
-                    stream,
-                    offset,
-                    event,
-                    as_state: !any_named,
-                };
-                (item, record)
-            }));
-        }
-        Ok(())
+        let opening = events.into_iter().find(|e| self.opens(e));
+        opening.map(|event| item(event, true)).into_iter().collect()
     }
 
     fn state(&self, id: UserId, user: &User) -> Record {
@@ -564,6 +530,10 @@ pub fn concerns(withdrawal: &Withdrawal, purpose: Option<&str>) -> bool {
         Some(purpose) => withdrawal.purposes.contains(purpose),
         None => withdrawal.cause != Cause::Consent,
     }
+}
+
+fn is_before(change: &Change, time: Timestamp) -> bool {
+    change.events.iter().all(|e| e.time < time)
 }
 
 const REGISTERED: &str = "user.registered";

@@ -13,6 +13,7 @@
 
 pub mod asyncapi;
 pub mod backlog;
+pub mod connectors;
 pub mod cursor;
 pub mod engine;
 pub mod gate;
@@ -23,4 +24,6 @@ pub mod observed;
 pub mod push;
 pub mod record;
 pub mod schema;
+pub mod seal;
+pub mod signals;
 pub mod webhook;

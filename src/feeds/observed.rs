@@ -35,7 +35,7 @@ pub enum Outcome {
     Failed,
     /// It was tried in vain, and waits until somebody sends it again.
     DeadLettered,
-    /// When it was its turn, nobody might see it any more.
+    /// When it was its turn, nobody might see it.
     Withheld,
 }
 

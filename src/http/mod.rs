@@ -91,6 +91,19 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::feed_webhooks::redrive))
         .routes(routes!(api::unsubscribe::ask, api::unsubscribe::withdraw))
         .routes(routes!(pages::preferences::show, pages::preferences::choose))
+        .routes(routes!(api::ssf::configuration::get))
+        .routes(routes!(api::ssf::configuration::jwks))
+        .routes(routes!(
+            api::ssf::streams::create,
+            api::ssf::streams::read,
+            api::ssf::streams::update,
+            api::ssf::streams::replace,
+            api::ssf::streams::delete
+        ))
+        .routes(routes!(api::ssf::status::get, api::ssf::status::set))
+        .routes(routes!(api::ssf::status::verify))
+        .routes(routes!(api::ssf::poll::poll))
+        .routes(routes!(api::ssf::dead_letters::list))
         .routes(routes!(api::projections::list))
         .routes(routes!(api::projections::rebuild))
         .routes(routes!(operations::healthz))
@@ -111,6 +124,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .merge(docs)
         .merge(internal)
         .route("/", get(operations::index))
+        .route(
+            "/.well-known/ssf-configuration/{*path}",
+            get(api::ssf::configuration::get_of_path),
+        )
         .route("/feeds", get(pages::feeds::show))
         .route("/feeds/{feed}", get(pages::feeds::show))
         .route("/assets/feeds.js", get(pages::feeds::script))

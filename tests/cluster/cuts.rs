@@ -106,7 +106,11 @@ impl Stage {
     async fn consents(&self, n: usize, granted: bool, key: &str) {
         let begun = clock::monotonic();
         while self.try_consents(n, granted, key).await < self.people.len() {
-            assert!(begun.elapsed() < crate::PATIENCE, "node {n} does not write again");
+            assert!(
+                begun.elapsed() < crate::PATIENCE,
+                "node {n} does not write again:\n{}",
+                self.cluster.words()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -76,7 +76,10 @@ async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
     for i in 0..18 {
         users.push(register(&cluster, i % 3, &format!("user.{i}@example.com")).await);
     }
-    receiver.until("everyone", |r| r.emails().len() == 18).await;
+    let words = || cluster.words();
+    receiver
+        .until_or("everyone", |r| r.emails().len() == 18, words)
+        .await;
     cluster.nodes[1].take().unwrap().kill();
     let expected: Vec<String> = {
         for (i, user) in users.iter().enumerate().take(6) {
@@ -95,8 +98,9 @@ async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
         emails.sort_unstable();
         emails
     };
+    let words = || cluster.words();
     receiver
-        .until("the others and nobody else", |r| r.emails() == expected)
+        .until_or("the others and nobody else", |r| r.emails() == expected, words)
         .await;
     assert_eq!(receiver.forged(), 0);
 
@@ -151,12 +155,56 @@ fn consume(bootstrap: &str, topic: &str, until: impl Fn(&[Message]) -> bool) -> 
     messages
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Message {
     key: String,
     kind: String,
     id: String,
     value: Option<Value>,
+}
+
+/// The same read by Apache Kafka's own console consumer, in Java: the first so many messages.
+fn console(bootstrap: &str, topic: &str, messages: usize) -> Vec<Message> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let mut command = std::process::Command::new(script);
+    command.args(["tool", "console-consumer", "--bootstrap-server", bootstrap]);
+    command.args(["--topic", topic, "--from-beginning", "--timeout-ms", "60000"]);
+    command.args(["--max-messages", &messages.to_string()]);
+    for property in ["print.headers=true", "print.key=true", "null.literal=null"] {
+        command.args(["--formatter-property", property]);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = text.lines().map(|line| {
+        let mut parts = line.splitn(3, '\t');
+        let mut part = || {
+            parts
+                .next()
+                .unwrap_or_else(|| panic!("headers, key and value: {line}"))
+        };
+        let headers: BTreeMap<_, _> = part().split(',').filter_map(|h| h.split_once(':')).collect();
+        Message {
+            kind: headers["ce_type"].to_owned(),
+            id: headers["ce_id"].to_owned(),
+            key: part().to_owned(),
+            value: serde_json::from_str(part()).unwrap(),
+        }
+    });
+    lines.collect()
+}
+
+/// In order per key: between partitions there is none.
+fn by_key(messages: &[Message]) -> BTreeMap<&str, Vec<&Message>> {
+    let mut keys: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for m in messages {
+        keys.entry(m.key.as_str()).or_default().push(m);
+    }
+    keys
 }
 
 /// What compaction would leave.
@@ -224,6 +272,11 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
     let messages = tokio::task::spawn_blocking(move || consume(&on, topic, done))
         .await
         .unwrap();
+    let (on, count) = (bootstrap.clone(), messages.len());
+    let by_java = tokio::task::spawn_blocking(move || console(&on, topic, count))
+        .await
+        .unwrap();
+    assert_eq!(by_key(&by_java), by_key(&messages), "both clients read the same");
     let withdrawn = |m: &&Message| m.kind == "com.gatelog.feed.subject.withdrawn.v1";
     let told: Vec<_> = messages.iter().filter(withdrawn).collect();
     for m in &told {

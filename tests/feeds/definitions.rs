@@ -30,6 +30,11 @@ async fn bad_definitions_are_refused_and_name_what_is_wrong() {
             "invalid-input",
             "events[0]",
         ),
+        (
+            json!({"fields": ["plan"], "retention_seconds": 0}),
+            "invalid-input",
+            "retention_seconds",
+        ),
         (json!({"purpose": "a b"}), "invalid-input", "purpose"),
         (json!({"field": ["plan"]}), "invalid-input", "field"),
     ] {

@@ -1,5 +1,7 @@
 //! What leaves, and what does not.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::consumer::*;
@@ -182,5 +184,39 @@ async fn two_feeds_cannot_be_joined_and_a_feed_without_personal_fields_needs_no_
     };
     assert!(ids(&marketing).iter().all(|id| !ids(&counting).contains(id)));
     assert_eq!(counting.records[0]["data"]["fields"]["plan"], "free");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_after_the_retention_is_told_the_present_in_place_of_the_past() {
+    let server = Server::start().await;
+    let definition = json!({
+        "purpose": "newsletter", "fields": ["email", "plan"], "events": ["plan.upgraded"], "retention_seconds": 1,
+    });
+    define(&server, "marketing", &definition).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    upgrade(&server, &ada, "pro").await;
+    let (bob, _) = register(&server, "bob", true).await;
+    let upgraded = upgrade(&server, &bob, "pro").await;
+    // The retention itself is what is waited for.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let (eve, _) = register(&server, "eve", true).await;
+    let at = upgrade(&server, &eve, "pro").await;
+    consumer.sees(&server, &[upgraded]).await;
+    consumer.records.clear();
+    consumer.catch_up(&server, "", &at).await;
+    assert_eq!(
+        consumer.emails(),
+        ["ada@example.com", "bob@example.com", "eve@example.com"]
+    );
+    assert!(consumer.subjects.values().all(|fields| fields["plan"] == "pro"));
+    let upgrades = consumer
+        .kinds()
+        .iter()
+        .filter(|kind| **kind == "plan.upgraded")
+        .count();
+    assert_eq!(upgrades, 1, "only what is young enough: {:?}", consumer.kinds());
     server.stop().await;
 }

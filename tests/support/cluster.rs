@@ -167,6 +167,13 @@ impl Cluster {
         .await
     }
 
+    /// What each node that runs has said, for who has to find out why a test failed.
+    pub fn words(&self) -> String {
+        let nodes = self.nodes.iter().enumerate();
+        let words = nodes.filter_map(|(n, node)| Some(format!("node {n} said:\n{}", node.as_ref()?.said())));
+        words.collect()
+    }
+
     /// Stops all nodes; each one's views are as the log says, and all nodes' views are the same.
     pub fn verify(mut self) {
         for node in &mut self.nodes {

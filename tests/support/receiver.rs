@@ -122,13 +122,19 @@ impl Receiver {
 
     /// Waits until something is so.
     pub async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        for _ in 0..1500 {
+        self.until_or(what, so, String::new).await;
+    }
+
+    /// The same; `more` is what else there is to say if it does not become so.
+    pub async fn until_or(&self, what: &str, so: impl Fn(&Self) -> bool, more: impl Fn() -> String) {
+        // As long as a cluster may take for anything else.
+        for _ in 0..3000 {
             if so(self) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{what}: {:#?}", self.taken());
+        panic!("{what}: {:#?}\n{}", self.taken(), more());
     }
 }
 

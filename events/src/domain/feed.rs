@@ -14,6 +14,7 @@ use super::consent::ConsentEvent;
 use super::plan::PlanEvent;
 use super::profile::ProfileField;
 use super::session::SessionEvent;
+use super::signals::{SignalsTold, StreamNoticesTaken, VerificationRequested};
 use super::user::UserEvent;
 use super::webhook::{DeadLetter, DeadLetterRef, Progress, Webhook};
 use super::{Event, Payload, events};
@@ -35,6 +36,12 @@ events! {
         Redriven(DeadLetterRef) = "com.gatelog.feed.redriven.v1",
         /// Dead letters were taken at last.
         Redelivered(DeadLetterRef) = "com.gatelog.feed.redelivered.v1",
+        /// The receiver of a stream of signals has everything up to here.
+        SignalsTold(SignalsTold) = "com.gatelog.feed.signals_told.v1",
+        /// The receiver of a stream of signals wants to see whether it works.
+        VerificationRequested(VerificationRequested) = "com.gatelog.feed.verification_requested.v1",
+        /// The receiver of a stream of signals knows what happened to the stream itself.
+        StreamNoticesTaken(StreamNoticesTaken) = "com.gatelog.feed.stream_notices_taken.v1",
     }
 }
 
@@ -67,6 +74,9 @@ pub enum Command {
     DeadLettered(DeadLetter),
     Redriven(DeadLetterRef),
     Redelivered(DeadLetterRef),
+    SignalsTold(SignalsTold),
+    RequestVerification(VerificationRequested),
+    StreamNoticesTaken(StreamNoticesTaken),
 }
 
 /// What follows: what happened between a feed and its consumer is so, and nobody can refuse it. Nothing handed over is no
@@ -84,6 +94,9 @@ pub fn decide(command: Command) -> Vec<Event> {
         Command::DeadLettered(e) => FeedEvent::DeadLettered(e),
         Command::Redriven(e) => FeedEvent::Redriven(e),
         Command::Redelivered(e) => FeedEvent::Redelivered(e),
+        Command::SignalsTold(e) => FeedEvent::SignalsTold(e),
+        Command::RequestVerification(e) => FeedEvent::VerificationRequested(e),
+        Command::StreamNoticesTaken(e) => FeedEvent::StreamNoticesTaken(e),
     };
     vec![event.into()]
 }
@@ -206,6 +219,10 @@ pub struct Definition {
     pub fields: BTreeSet<Field>,
     /// Kinds of events, such as `plan.upgraded`.
     pub events: BTreeSet<String>,
+    /// Seconds for which what happened is told. A consumer who comes later is told the present state of everyone in its
+    /// place. Without end if absent.
+    #[serde(default)]
+    pub retention_seconds: Option<u64>,
 }
 
 /// One version of a feed.

@@ -11,7 +11,7 @@
 //! | identifier | identity | [`identifier`] |
 //! | tenant | identity | [`tenant`] |
 //! | activity (one per user) | activity | [`session`] |
-//! | none: what feeds handed over | activity | [`feed`] |
+//! | none: what feeds and streams of signals handed over | activity | [`feed`] |
 
 pub mod consent;
 pub mod feed;
@@ -19,6 +19,7 @@ pub mod identifier;
 pub mod plan;
 pub mod profile;
 pub mod session;
+pub mod signals;
 pub mod tenant;
 pub mod user;
 pub mod webhook;

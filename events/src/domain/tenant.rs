@@ -1,4 +1,4 @@
-//! A tenant's settings: its catalogue of plans, its purposes and notices, its API keys, its feeds.
+//! A tenant's settings: its catalogue of plans, its purposes and notices, its API keys, its feeds, its streams of signals.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::consent::NoticeRef;
 use super::feed::{self, Definition, Feed};
+use super::signals::{
+    self, SignalKeyMade, SignalStreamChanged, SignalStreamCreated, SignalStreamDeleted,
+    SignalStreamStatusSet, Signals,
+};
 use super::webhook::{
     self, WebhookPaused, WebhookRemoved, WebhookReplayed, WebhookSecretRotated, WebhookSet,
 };
@@ -30,6 +34,11 @@ events! {
         WebhookPaused(WebhookPaused) = "com.gatelog.tenant.webhook_paused.v1",
         WebhookSecretRotated(WebhookSecretRotated) = "com.gatelog.tenant.webhook_secret_rotated.v1",
         WebhookReplayed(WebhookReplayed) = "com.gatelog.tenant.webhook_replayed.v1",
+        SignalStreamCreated(SignalStreamCreated) = "com.gatelog.tenant.signal_stream_created.v1",
+        SignalStreamChanged(SignalStreamChanged) = "com.gatelog.tenant.signal_stream_changed.v1",
+        SignalStreamStatusSet(SignalStreamStatusSet) = "com.gatelog.tenant.signal_stream_status_set.v1",
+        SignalStreamDeleted(SignalStreamDeleted) = "com.gatelog.tenant.signal_stream_deleted.v1",
+        SignalKeyMade(SignalKeyMade) = "com.gatelog.tenant.signal_key_made.v1",
     }
 }
 
@@ -147,6 +156,7 @@ pub struct Settings {
     pub notices: BTreeMap<String, BTreeMap<(String, String), Notice>>,
     pub api_keys: BTreeMap<ApiKeyId, ApiKey>,
     pub feeds: BTreeMap<String, Feed>,
+    pub signals: Signals,
 }
 
 impl Settings {
@@ -236,6 +246,11 @@ impl Settings {
             | TenantEvent::WebhookPaused(_)
             | TenantEvent::WebhookSecretRotated(_)
             | TenantEvent::WebhookReplayed(_) => webhook::evolve(&mut self.feeds, event, sequence),
+            TenantEvent::SignalStreamCreated(_)
+            | TenantEvent::SignalStreamChanged(_)
+            | TenantEvent::SignalStreamStatusSet(_)
+            | TenantEvent::SignalStreamDeleted(_)
+            | TenantEvent::SignalKeyMade(_) => self.signals.evolve(event, time, sequence),
         }
     }
 }
@@ -257,9 +272,14 @@ pub enum Command {
     RetireFeed {
         name: String,
     },
-    SetFeedTopic(FeedTopicSet),
+    SetFeedTopic {
+        feed: String,
+        /// The newest there is when it is decided, if absent.
+        version: Option<u32>,
+    },
     RemoveFeedTopic(FeedTopicRemoved),
     Webhook(webhook::Command),
+    Signals(signals::Command),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -294,6 +314,12 @@ pub enum Rejection {
     WebhookNotFound,
     #[error("the feed has {} webhooks, and may have no more", webhook::MAX_WEBHOOKS)]
     TooManyWebhooks,
+    #[error("a new connector needs a credential")]
+    CredentialNeeded,
+    #[error("there is no such stream")]
+    SignalStreamNotFound,
+    #[error("there are {} streams, and there may be no more", signals::MAX_STREAMS)]
+    TooManySignalStreams,
 }
 
 /// Decides on a change of settings. What is so already is no event.
@@ -324,11 +350,13 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
             )),
         },
         Command::DefineFeed(e) => define_feed(settings, e),
-        Command::SetFeedTopic(e) => {
-            let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;
-            feed.version(e.version).ok_or(Rejection::FeedVersionNotFound)?;
-            let same = feed.topic.is_some_and(|topic| topic.version == e.version);
-            Ok(unless(same, TenantEvent::FeedTopicSet(e)))
+        Command::SetFeedTopic { feed: name, version } => {
+            let feed = settings.feeds.get(&name).ok_or(Rejection::FeedNotFound)?;
+            let version = version.unwrap_or_else(|| feed.newest());
+            feed.version(version).ok_or(Rejection::FeedVersionNotFound)?;
+            let same = feed.topic.is_some_and(|topic| topic.version == version);
+            let set = FeedTopicSet { feed: name, version };
+            Ok(unless(same, TenantEvent::FeedTopicSet(set)))
         }
         Command::RemoveFeedTopic(e) => {
             let feed = settings.feeds.get(&e.feed).ok_or(Rejection::FeedNotFound)?;
@@ -336,6 +364,7 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
             Ok(unless(none, TenantEvent::FeedTopicRemoved(e)))
         }
         Command::Webhook(command) => webhook::decide(&settings.feeds, command),
+        Command::Signals(command) => signals::decide(&settings.signals, command),
         Command::RetireFeed { name } => match settings.feeds.get(&name) {
             None => Err(Rejection::FeedNotFound),
             Some(feed) => Ok(unless(

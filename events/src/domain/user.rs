@@ -92,6 +92,9 @@ pub struct EmailChanged {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct NewEmail {
     pub email: Email,
+    /// The address until then: whoever is told of the change must know which one it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Email>,
 }
 
 /// How it was shown that the address is the user's.
@@ -356,7 +359,11 @@ pub fn decide(
             Err(Rejection::AddressTaken.into())
         }
         Command::ChangeEmail { email } => one(UserEvent::EmailChanged(EmailChanged {
-            personal: NewEmail { email }.into(),
+            personal: NewEmail {
+                email,
+                previous: user.email.clone(),
+            }
+            .into(),
         })),
         Command::VerifyEmail { .. } if user.email_verified => Ok(vec![]),
         Command::VerifyEmail { method } => one(UserEvent::EmailVerified(EmailVerified { method })),

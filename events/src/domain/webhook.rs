@@ -21,6 +21,19 @@ pub struct WebhookSet {
     pub version: u32,
     /// Requests at a time from one node, at the most.
     pub concurrency: u16,
+    /// The vendor whose API is spoken there; none where records are posted as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connector: Option<Connector>,
+}
+
+/// How records are brought to a vendor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Connector {
+    pub vendor: String,
+    /// What else its definition says, in JSON; what may stand there is the vendor's.
+    pub settings: String,
+    /// With what the vendor is called, sealed.
+    pub credential: String,
 }
 
 /// Nothing is posted there any more.
@@ -88,6 +101,7 @@ pub struct Webhook {
     pub url: String,
     pub version: u32,
     pub concurrency: u16,
+    pub connector: Option<Connector>,
     pub paused: Option<PauseReason>,
     /// Number of the settings' event with which it began last; what is said of an earlier beginning counts no more.
     pub generation: u64,
@@ -102,11 +116,32 @@ pub struct Webhook {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    Set(WebhookSet),
+    Set(SetWebhook),
     Remove(WebhookRemoved),
     Pause(WebhookPaused),
     RotateSecret(WebhookSecretRotated),
     Replay(WebhookReplayed),
+}
+
+/// How a webhook is to be set.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetWebhook {
+    pub feed: String,
+    pub name: String,
+    pub url: String,
+    /// The newest there is when it is decided, if absent.
+    pub version: Option<u32>,
+    pub concurrency: u16,
+    pub connector: Option<SetConnector>,
+}
+
+/// How a connector is to be set.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetConnector {
+    pub vendor: String,
+    pub settings: String,
+    /// Sealed; the one it has with this vendor, if absent.
+    pub credential: Option<String>,
 }
 
 /// Webhooks of one feed, at the most.
@@ -155,6 +190,7 @@ fn set(webhooks: &mut BTreeMap<String, Webhook>, e: &WebhookSet, sequence: u64) 
             known.url.clone_from(&e.url);
             known.version = e.version;
             known.concurrency = e.concurrency;
+            known.connector.clone_from(&e.connector);
             known.paused = None;
         }
         None => {
@@ -162,6 +198,7 @@ fn set(webhooks: &mut BTreeMap<String, Webhook>, e: &WebhookSet, sequence: u64) 
                 url: e.url.clone(),
                 version: e.version,
                 concurrency: e.concurrency,
+                connector: e.connector.clone(),
                 paused: None,
                 generation: sequence,
                 from: ReplayFrom::Snapshot,
@@ -184,32 +221,60 @@ pub(super) fn decide(feeds: &BTreeMap<String, Feed>, command: Command) -> Result
     };
     let feed = feeds.get(feed).ok_or(Rejection::FeedNotFound)?;
     let known = feed.webhooks.get(name);
-    if let Command::Set(e) = command {
-        if feed.version(e.version).is_none() {
-            return Err(Rejection::FeedVersionNotFound);
-        }
-        if known.is_none() && feed.webhooks.len() >= MAX_WEBHOOKS {
-            return Err(Rejection::TooManyWebhooks);
-        }
-        let same = known.is_some_and(|w| {
-            w.paused.is_none() && (&w.url, w.version, w.concurrency) == (&e.url, e.version, e.concurrency)
-        });
-        return Ok(if same {
-            vec![]
-        } else {
-            vec![TenantEvent::WebhookSet(e).into()]
-        });
-    }
-    let known = known.ok_or(Rejection::WebhookNotFound)?;
-    let event = match command {
-        Command::Pause(e) if known.paused == Some(e.reason) => return Ok(vec![]),
-        Command::Pause(e) => TenantEvent::WebhookPaused(e),
-        Command::Remove(e) => TenantEvent::WebhookRemoved(e),
-        Command::RotateSecret(e) => TenantEvent::WebhookSecretRotated(e),
-        Command::Replay(e) => TenantEvent::WebhookReplayed(e),
-        Command::Set(e) => TenantEvent::WebhookSet(e),
+    let event = match (command, known) {
+        (Command::Set(wanted), known) => return decide_set(feed, known, wanted),
+        (_, None) => return Err(Rejection::WebhookNotFound),
+        (Command::Pause(e), Some(known)) if known.paused == Some(e.reason) => return Ok(vec![]),
+        (Command::Pause(e), _) => TenantEvent::WebhookPaused(e),
+        (Command::Remove(e), _) => TenantEvent::WebhookRemoved(e),
+        (Command::RotateSecret(e), _) => TenantEvent::WebhookSecretRotated(e),
+        (Command::Replay(e), _) => TenantEvent::WebhookReplayed(e),
     };
     Ok(vec![event.into()])
+}
+
+fn decide_set(feed: &Feed, known: Option<&Webhook>, wanted: SetWebhook) -> Result<Vec<Event>, Rejection> {
+    let version = wanted.version.unwrap_or_else(|| feed.newest());
+    if feed.version(version).is_none() {
+        return Err(Rejection::FeedVersionNotFound);
+    }
+    if known.is_none() && feed.webhooks.len() >= MAX_WEBHOOKS {
+        return Err(Rejection::TooManyWebhooks);
+    }
+    let connector = match wanted.connector {
+        Some(connector) => Some(connect(known, connector)?),
+        None => None,
+    };
+    let same = known.is_some_and(|w| {
+        let is = (&w.url, w.version, w.concurrency, &w.connector);
+        w.paused.is_none() && is == (&wanted.url, version, wanted.concurrency, &connector)
+    });
+    if same {
+        return Ok(vec![]);
+    }
+    let event = TenantEvent::WebhookSet(WebhookSet {
+        feed: wanted.feed,
+        name: wanted.name,
+        url: wanted.url,
+        version,
+        concurrency: wanted.concurrency,
+        connector,
+    });
+    Ok(vec![event.into()])
+}
+
+fn connect(known: Option<&Webhook>, wanted: SetConnector) -> Result<Connector, Rejection> {
+    let before = known.and_then(|w| w.connector.as_ref());
+    let before = before.filter(|c| c.vendor == wanted.vendor);
+    let credential = wanted
+        .credential
+        .or_else(|| Some(before?.credential.clone()))
+        .ok_or(Rejection::CredentialNeeded)?;
+    Ok(Connector {
+        vendor: wanted.vendor,
+        settings: wanted.settings,
+        credential,
+    })
 }
 
 /// How far a webhook, or a feed's topic, has come in the partition in which this is said.

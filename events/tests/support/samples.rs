@@ -12,6 +12,11 @@ use gatelog_events::domain::session::{
     Client, EndReason, Ended, FailureReason, Locked, LoginFailed, LoginMethod, LoginSucceeded, Refreshed,
     SessionEvent, Started, Unlocked,
 };
+use gatelog_events::domain::signals::{
+    Begins, Delivery, Push, SignalKeyMade, SignalRef, SignalStreamChanged, SignalStreamCreated,
+    SignalStreamDeleted, SignalStreamStatusSet, SignalsTold, StreamConfig, StreamNoticesTaken, StreamStatus,
+    VerificationRequested,
+};
 use gatelog_events::domain::tenant::{
     ApiKeyCreated, ApiKeyRevoked, FeedDefined, FeedRetired, FeedTopicRemoved, FeedTopicSet, NoticePublished,
     PlanDefined, PurposeDefined, TenantEvent,
@@ -60,6 +65,17 @@ pub fn password_set(hash: &str, reason: PasswordReason) -> Event {
 pub fn email_changed(address: &str) -> Event {
     let personal = NewEmail {
         email: email(address),
+        previous: None,
+    }
+    .into();
+    UserEvent::EmailChanged(EmailChanged { personal }).into()
+}
+
+/// As it is written since events say which address it was.
+pub fn email_changed_from(previous: &str, address: &str) -> Event {
+    let personal = NewEmail {
+        email: email(address),
+        previous: Some(email(previous)),
     }
     .into();
     UserEvent::EmailChanged(EmailChanged { personal }).into()
@@ -298,6 +314,7 @@ pub fn feed_defined(purpose: Option<&str>, fields: &[&str]) -> FeedDefined {
             purpose: purpose.map(Into::into),
             fields: fields.iter().map(|f| f.parse().expect("a field")).collect(),
             events: ["plan.upgraded".to_owned()].into(),
+            retention_seconds: None,
         },
     }
 }
@@ -329,6 +346,7 @@ pub fn webhook_set(url: &str, version: u32) -> WebhookSet {
         url: url.into(),
         version,
         concurrency: 8,
+        connector: None,
     }
 }
 
@@ -401,6 +419,96 @@ pub fn dead_letters() -> DeadLetterRef {
     }
 }
 
+pub const STREAM: Uuid = Uuid::from_u128(0x57);
+
+pub fn stream_config(url: &str) -> StreamConfig {
+    StreamConfig {
+        delivery: Delivery::Push(Push {
+            url: url.into(),
+            authorization: Some("d3JhcHBlZA".into()),
+        }),
+        events_requested: ["https://schemas.openid.net/secevent/caep/event-type/session-revoked".to_owned()]
+            .into(),
+        description: Some("for the gateway".into()),
+    }
+}
+
+pub fn begins(n: u64) -> Begins {
+    Begins {
+        identity: vec![n, 0],
+        activity: vec![0, n],
+    }
+}
+
+pub fn stream_created(url: &str) -> SignalStreamCreated {
+    SignalStreamCreated {
+        stream_id: STREAM,
+        receiver: Some(ApiKeyId(Uuid::from_u128(0xa1))),
+        audience: "the gateway".into(),
+        config: stream_config(url),
+        begins: begins(7),
+    }
+}
+
+pub fn stream_changed(url: &str) -> SignalStreamChanged {
+    SignalStreamChanged {
+        stream_id: STREAM,
+        config: stream_config(url),
+    }
+}
+
+pub fn stream_status(status: StreamStatus, tell: bool, begins: Option<Begins>) -> SignalStreamStatusSet {
+    SignalStreamStatusSet {
+        stream_id: STREAM,
+        status,
+        reason: Some("maintenance".into()),
+        tell,
+        begins,
+    }
+}
+
+pub fn stream_deleted() -> SignalStreamDeleted {
+    SignalStreamDeleted { stream_id: STREAM }
+}
+
+pub fn signal_key(kid: &str) -> SignalKeyMade {
+    SignalKeyMade {
+        kid: kid.into(),
+        modulus: "bW9kdWx1cw".into(),
+        exponent: "AQAB".into(),
+        wrapped: "d3JhcHBlZA".into(),
+    }
+}
+
+pub fn signals_told() -> SignalsTold {
+    SignalsTold {
+        stream_id: STREAM,
+        generation: 7,
+        identity: 41,
+        activity: 43,
+        beyond: vec![SignalRef {
+            stream: Stream::Activity,
+            offset: 47,
+            number: 1,
+        }],
+    }
+}
+
+pub fn verification_requested() -> VerificationRequested {
+    VerificationRequested {
+        stream_id: STREAM,
+        state: Some("c3RhdGU".into()),
+    }
+}
+
+pub fn notices_taken() -> StreamNoticesTaken {
+    StreamNoticesTaken {
+        stream_id: STREAM,
+        verifications: vec![EventId(Uuid::from_u128(0x77))],
+        status: Some(9),
+    }
+}
+
 pub fn one_of_each() -> Vec<Event> {
     let plan = |kind: fn(PlanChange) -> PlanEvent| -> Event {
         let reason = Some("asked by phone".to_owned());
@@ -468,5 +576,14 @@ pub fn one_of_each() -> Vec<Event> {
         FeedEvent::DeadLettered(dead_letter()).into(),
         FeedEvent::Redriven(dead_letters()).into(),
         FeedEvent::Redelivered(dead_letters()).into(),
+        TenantEvent::SignalStreamCreated(stream_created("https://gateway.example.com/events")).into(),
+        TenantEvent::SignalStreamChanged(stream_changed("https://gateway.example.com/events")).into(),
+        TenantEvent::SignalStreamStatusSet(stream_status(StreamStatus::Enabled, true, Some(begins(9))))
+            .into(),
+        TenantEvent::SignalStreamDeleted(stream_deleted()).into(),
+        TenantEvent::SignalKeyMade(signal_key("one")).into(),
+        FeedEvent::SignalsTold(signals_told()).into(),
+        FeedEvent::VerificationRequested(verification_requested()).into(),
+        FeedEvent::StreamNoticesTaken(notices_taken()).into(),
     ]
 }

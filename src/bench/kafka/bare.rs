@@ -9,8 +9,11 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, FutureProducer, FutureRecord, Producer, ThreadedProducer,
+};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::BenchError;
@@ -64,7 +67,7 @@ fn consumer(log: &KafkaConfig) -> Result<BaseConsumer, BenchError> {
     client.create().map_err(failed)
 }
 
-fn topic(log: &KafkaConfig, name: &str) -> String {
+pub fn topic(log: &KafkaConfig, name: &str) -> String {
     format!("{}{name}", log.topic_prefix)
 }
 
@@ -72,16 +75,7 @@ impl Bare {
     /// Makes a topic beside the node's, and reads what the node wrote last.
     pub async fn new(log: &KafkaConfig) -> Result<Self, BenchError> {
         let name = topic(log, "bare");
-        let admin: AdminClient<DefaultClientContext> = client(log).create().map_err(failed)?;
-        let copies = TopicReplication::Fixed(i32::from(log.replication_factor));
-        let wanted = NewTopic::new(&name, i32::from(log.partitions), copies);
-        let made = admin
-            .create_topics([&wanted], &AdminOptions::new())
-            .await
-            .map_err(failed)?;
-        if let Some(Err((_, code))) = made.into_iter().next() {
-            return Err(failed(code));
-        }
+        create(log, &name).await?;
         let mut producer = client(log);
         producer.set("enable.idempotence", "true").set("acks", "all");
         let default = producer.create().map_err(failed)?;
@@ -130,6 +124,20 @@ impl Bare {
     }
 }
 
+async fn create(log: &KafkaConfig, name: &str) -> Result<(), BenchError> {
+    let admin: AdminClient<DefaultClientContext> = client(log).create().map_err(failed)?;
+    let copies = TopicReplication::Fixed(i32::from(log.replication_factor));
+    let wanted = NewTopic::new(name, i32::from(log.partitions), copies);
+    let made = admin
+        .create_topics([&wanted], &AdminOptions::new())
+        .await
+        .map_err(failed)?;
+    match made.into_iter().next() {
+        Some(Err((_, code))) => Err(failed(code)),
+        _ => Ok(()),
+    }
+}
+
 /// The newest records of the identity stream, a number from each partition.
 fn newest(log: &KafkaConfig) -> Result<Vec<Kept>, BenchError> {
     let (consumer, name) = (consumer(log)?, topic(log, "identity"));
@@ -155,6 +163,97 @@ fn newest(log: &KafkaConfig) -> Result<Vec<Kept>, BenchError> {
         }
     }
     Ok(kept)
+}
+
+/// How many messages a topic has had so far.
+pub fn count(log: &KafkaConfig, topic: &str) -> Result<u64, BenchError> {
+    let consumer = consumer(log)?;
+    let ends = (0..log.partitions).map(i32::from).map(|p| {
+        let (_, high) = consumer.fetch_watermarks(topic, p, WAIT).map_err(failed)?;
+        Ok(u64::try_from(high).unwrap_or(0))
+    });
+    ends.sum()
+}
+
+/// What a loop says, and where it says it.
+struct Said {
+    partition: i32,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    headers: OwnedHeaders,
+}
+
+/// Consumes the log and produces what a feed said.
+pub struct Loop {
+    consumer: BaseConsumer,
+    producer: ThreadedProducer<DefaultProducerContext>,
+    topic: String,
+    said: Vec<Said>,
+}
+
+impl Loop {
+    /// It says what the feed's topic has, so many messages of it.
+    pub async fn new(log: &KafkaConfig, feed: &str, messages: usize) -> Result<Self, BenchError> {
+        let name = topic(log, "loop");
+        create(log, &name).await?;
+        let consumer = consumer(log)?;
+        assign(&consumer, log, feed)?;
+        let mut said = Vec::with_capacity(messages);
+        for _ in 0..messages {
+            let message = tokio::task::block_in_place(|| next(&consumer))?;
+            said.push(Said {
+                partition: message.partition(),
+                key: message.key().unwrap_or_default().to_vec(),
+                value: message.payload().unwrap_or_default().to_vec(),
+                headers: message.headers().map(|h| h.detach()).unwrap_or_default(),
+            });
+        }
+        let mut producer = client(log);
+        producer
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4");
+        Ok(Self {
+            consumer,
+            producer: producer.create().map_err(failed)?,
+            topic: name,
+            said,
+        })
+    }
+
+    /// From the first record consumed until the last message is acknowledged.
+    pub fn run(&self, log: &KafkaConfig) -> Result<Took, BenchError> {
+        assign(&self.consumer, log, &topic(log, "identity"))?;
+        next(&self.consumer)?;
+        let watch = Watch::start();
+        for said in &self.said {
+            next(&self.consumer)?;
+            let mut record = BaseRecord::to(&self.topic)
+                .partition(said.partition)
+                .key(&said.key)
+                .payload(&said.value)
+                .headers(said.headers.clone());
+            while let Err((e, again)) = self.producer.send(record) {
+                if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(failed(e));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+                record = again;
+            }
+        }
+        self.producer.flush(WAIT).map_err(failed)?;
+        Ok(watch.stop(self.said.len() as f64))
+    }
+}
+
+fn assign(consumer: &BaseConsumer, log: &KafkaConfig, topic: &str) -> Result<(), BenchError> {
+    let mut list = TopicPartitionList::new();
+    for partition in (0..log.partitions).map(i32::from) {
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .map_err(failed)?;
+    }
+    consumer.assign(&list).map_err(failed)
 }
 
 /// Reads as many records of both streams as were folded, and drops them.

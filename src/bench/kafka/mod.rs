@@ -2,6 +2,7 @@
 
 mod bare;
 pub mod nodes;
+pub mod topic;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ async fn write(
     results: &mut Results,
 ) -> Result<(), BenchError> {
     let world = World::new(started);
-    let users: Arc<[UserId]> = ready(&world).await?.into();
+    let users: Arc<[UserId]> = ready(&world, USERS).await?.into();
     // What is sent barely is what this wrote.
     change(&world, &users, AT_ONCE, false).await?;
     let bare = Bare::new(log).await?;
@@ -112,17 +113,17 @@ async fn write(
 }
 
 /// Users, once the node owns its partitions.
-async fn ready(world: &Arc<World>) -> Result<Vec<UserId>, BenchError> {
+async fn ready(world: &Arc<World>, users: usize) -> Result<Vec<UserId>, BenchError> {
     let until = clock::monotonic() + PATIENCE;
-    let mut users = loop {
+    let mut registered = loop {
         match world.register_all(0..1, PASSWORD_HASH).await {
-            Ok(users) => break users,
+            Ok(first) => break first,
             Err(e) if clock::monotonic() > until => return Err(e),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     };
-    users.extend(world.register_all(1..USERS, PASSWORD_HASH).await?);
-    Ok(users)
+    registered.extend(world.register_all(1..users, PASSWORD_HASH).await?);
+    Ok(registered)
 }
 
 /// What a number of callers did, and the median of how long each waited for one, in seconds.

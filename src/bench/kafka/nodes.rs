@@ -13,7 +13,7 @@ use super::super::report::{Figure, Section, Target};
 use super::super::server::{self, Listening};
 use super::super::world::{Scratch, World};
 use super::super::{BenchError, Options};
-use super::{TIME, brokers, config, ready};
+use super::{TIME, USERS, brokers, config, ready};
 use crate::cluster::{ClusterConfig, ClusterSecret};
 use crate::config::Config;
 use crate::http;
@@ -52,7 +52,7 @@ impl Nodes {
                 .await?,
             );
         }
-        let mut users = ready(&World::new(&nodes[0].started)).await?;
+        let mut users = ready(&World::new(&nodes[0].started), USERS).await?;
         // Each connection has users of its own, so that every request changes something.
         users.truncate(users.len() - users.len() % CONNECTIONS);
         let all = Self { nodes, users };

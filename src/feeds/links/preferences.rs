@@ -10,8 +10,9 @@ use gatelog_events::ids::{TenantId, UserId};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::{NoLinks, Sealer, derived};
+use super::{open, token};
 use crate::auth::secrets::Secret;
+use crate::feeds::seal::{NoSeal, Seal};
 
 /// Days for which a link is good, at least: half a year, so that it outlives the gap between two mails of a campaign that
 /// comes each season, while an old mailbox or a leaked archive of mails opens nothing. Each record that is delivered brings
@@ -26,7 +27,7 @@ const ADDRESS: usize = 8;
 
 /// Makes and reads tokens of links.
 pub struct Preferences {
-    sealer: Sealer,
+    seal: Seal,
     addresses: hmac::Key,
 }
 
@@ -38,10 +39,11 @@ pub struct Link {
 }
 
 impl Preferences {
-    pub fn new(routing_secret: &Secret) -> Result<Self, NoLinks> {
-        let addresses = derived(routing_secret, "preferences v1: addresses");
+    pub fn new(routing_secret: &Secret) -> Result<Self, NoSeal> {
+        let routing = hmac::Key::new(hmac::HMAC_SHA256, routing_secret.expose());
+        let addresses = hmac::sign(&routing, b"gatelog preferences v1: addresses");
         Ok(Self {
-            sealer: Sealer::new(routing_secret, "preferences v1")?,
+            seal: Seal::new(routing_secret, "gatelog preferences v1")?,
             addresses: hmac::Key::new(hmac::HMAC_SHA256, addresses.as_ref()),
         })
     }
@@ -51,13 +53,13 @@ impl Preferences {
         let last = today.div_euclid(STEP) * STEP + STEP - 1 + LIFETIME;
         let address = self.address(tenant, user, email);
         let clear = [&user.as_bytes()[..], &last.to_be_bytes(), &address].concat();
-        self.sealer.seal(tenant, &clear)
+        token(&self.seal, tenant, &clear)
     }
 
     /// Whose a token is; nothing if it is none of ours, or not good any more. It must still be [`is_for`](Self::is_for) the
     /// address that the user has now.
     pub fn open(&self, tenant: &TenantId, token: &str, today: i32) -> Option<Link> {
-        let clear = self.sealer.open(tenant, token)?;
+        let clear = open(&self.seal, tenant, token)?;
         let (user, rest) = clear.split_first_chunk::<ID>()?;
         let (last, address) = rest.split_first_chunk::<4>()?;
         let link = Link {

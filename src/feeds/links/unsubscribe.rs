@@ -4,28 +4,29 @@
 use gatelog_events::ids::{TenantId, UserId};
 use uuid::Uuid;
 
-use super::{NoLinks, Sealer};
+use super::{open, token};
 use crate::auth::secrets::Secret;
+use crate::feeds::seal::{NoSeal, Seal};
 
 const ID: usize = 16;
 
 /// Makes and reads tokens of links.
-pub struct Unsubscribe(Sealer);
+pub struct Unsubscribe(Seal);
 
 impl Unsubscribe {
-    pub fn new(routing_secret: &Secret) -> Result<Self, NoLinks> {
-        Ok(Self(Sealer::new(routing_secret, "unsubscribe v1")?))
+    pub fn new(routing_secret: &Secret) -> Result<Self, NoSeal> {
+        Ok(Self(Seal::new(routing_secret, "gatelog unsubscribe v1")?))
     }
 
     /// The token of a user and a purpose; always the same one.
     pub fn token(&self, tenant: &TenantId, user: UserId, purpose: &str) -> Option<String> {
         let clear = [&user.as_bytes()[..], purpose.as_bytes()].concat();
-        self.0.seal(tenant, &clear)
+        token(&self.0, tenant, &clear)
     }
 
     /// Whose consent to which purpose a token withdraws; nothing if it is none of ours.
     pub fn open(&self, tenant: &TenantId, token: &str) -> Option<(UserId, String)> {
-        let clear = self.0.open(tenant, token)?;
+        let clear = open(&self.0, tenant, token)?;
         let (user, purpose) = clear.split_first_chunk::<ID>()?;
         let purpose = std::str::from_utf8(purpose).ok()?;
         Some((UserId(Uuid::from_bytes(*user)), purpose.to_owned()))

@@ -1,27 +1,25 @@
-//! One receiver, as all lanes of this node know it: its address, its secrets, and whether it answers.
+//! One receiver, as all lanes of this node know it: what is spoken there, and whether it answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gatelog_events::clock;
+use gatelog_events::domain::feed::Definition;
 use gatelog_events::domain::webhook::Webhook;
-use gatelog_events::ids::TenantId;
-use metrics::counter;
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use metrics::{Counter, counter};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-use crate::feeds::keys::Scope;
+use super::door::Door;
+use super::post::Post;
+use super::vendor::{NoVendor, Vendor};
 use crate::feeds::observed::{self, Delivery, Meter};
-use crate::feeds::record::{Envelope, Record};
-use crate::feeds::webhook::WebhookConfig;
-use crate::feeds::webhook::breaker::Breaker;
+use crate::feeds::record::Record;
+use crate::feeds::webhook::breaker::{Breaker, Limits};
 use crate::feeds::webhook::client::{NoClient, WebhookClient};
 use crate::feeds::webhook::schedule::{Verdict, judge};
-use crate::feeds::webhook::signature::{InvalidSecret, Signer};
-use crate::feeds::webhook::target::{Target, TargetError};
+use crate::feeds::webhook::signature::InvalidSecret;
+use crate::feeds::webhook::target::TargetError;
 use crate::node::Node;
-
-const CONTENT_TYPE: (&str, &str) = ("content-type", "application/cloudevents+json");
 
 /// Withdrawals that may be on their way beside what else is: they wait for nobody.
 pub(super) const URGENT: usize = 4;
@@ -29,19 +27,64 @@ pub(super) const URGENT: usize = 4;
 pub(super) struct Endpoint {
     pub feed: String,
     pub name: String,
-    target: Target,
-    client: WebhookClient,
-    envelope: Envelope,
-    newest: Signer,
-    /// Signs as well with the secret before, until then.
-    rotating: Option<(Signer, clock::Timestamp)>,
-    config: WebhookConfig,
-    breaker: Mutex<Breaker>,
+    speech: Speech,
+    limits: Limits,
+    door: Door,
+    attempts: Attempts,
     permits: Semaphore,
     urgent: Semaphore,
     /// At a time from one lane.
     pub concurrency: usize,
+    /// Records at once, at the most.
+    pub batch: usize,
     pub meter: Arc<Meter>,
+}
+
+/// What is spoken there.
+enum Speech {
+    Post(Box<Post>),
+    Vendor(Vendor),
+}
+
+/// That the receiver may be asked now. What becomes of it is told to the door.
+pub(super) struct Turn<'a> {
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+/// `gatelog_webhook_attempts_total`, by outcome.
+struct Attempts {
+    taken: Counter,
+    gone: Counter,
+    asked_to_wait: Counter,
+    failed: Counter,
+    rejected: Counter,
+}
+
+impl Attempts {
+    fn new(feed: &str, webhook: &str) -> Self {
+        let of = |outcome: &'static str| {
+            let (feed, webhook) = (feed.to_owned(), webhook.to_owned());
+            counter!("gatelog_webhook_attempts_total", "feed" => feed, "webhook" => webhook, "outcome" => outcome)
+        };
+        Self {
+            taken: of("taken"),
+            gone: of("gone"),
+            asked_to_wait: of("asked_to_wait"),
+            failed: of("failed"),
+            rejected: of("rejected"),
+        }
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let counter = match (outcome, outcome.verdict()) {
+            (Outcome::Rejected { .. }, _) => &self.rejected,
+            (_, Verdict::Delivered) => &self.taken,
+            (_, Verdict::Gone) => &self.gone,
+            (_, Verdict::Wait(_)) => &self.asked_to_wait,
+            (_, Verdict::Retry) => &self.failed,
+        };
+        counter.increment(1);
+    }
 }
 
 /// Why a webhook cannot be used at all.
@@ -53,12 +96,15 @@ pub(super) enum Unusable {
     Client(#[from] NoClient),
     #[error("{0}")]
     Secret(#[from] InvalidSecret),
+    #[error("{0}")]
+    Vendor(#[from] NoVendor),
 }
 
 /// What became of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Taken,
+    /// With this status, if it has one.
+    Taken(Option<u16>),
     /// The receiver wants nothing any more.
     Gone,
     /// It must be tried again. That is no fault of the record where the receiver asks for a pause.
@@ -67,34 +113,66 @@ pub(super) enum Outcome {
         reason: String,
         retry_after: Option<Duration>,
     },
+    /// The receiver will never take this record.
+    Rejected { reason: String },
+}
+
+impl Outcome {
+    /// What it says of the receiver.
+    fn verdict(&self) -> Verdict {
+        match self {
+            // Who rejects is there.
+            Outcome::Taken(_) | Outcome::Rejected { .. } => Verdict::Delivered,
+            Outcome::Gone => Verdict::Gone,
+            Outcome::Failed {
+                status, retry_after, ..
+            } => judge(*status, *retry_after),
+        }
+    }
+}
+
+impl Outcome {
+    /// As it is remembered, with the status of the answer.
+    fn seen(&self) -> (observed::Outcome, Option<u16>) {
+        match (self, self.verdict()) {
+            (Outcome::Taken(status), _) => (observed::Outcome::Taken, *status),
+            (Outcome::Gone, _) => (observed::Outcome::Gone, None),
+            (Outcome::Failed { status, .. }, Verdict::Wait(_)) => (observed::Outcome::AskedToWait, *status),
+            (Outcome::Failed { status, .. }, _) => (observed::Outcome::Failed, *status),
+            (Outcome::Rejected { .. }, _) => (observed::Outcome::Failed, None),
+        }
+    }
 }
 
 impl Endpoint {
-    pub fn new(node: &Node, feed: &str, name: &str, webhook: &Webhook) -> Result<Self, Unusable> {
-        let config = node.config.webhooks.clone();
-        let tenant: &TenantId = &node.config.tenant;
-        let scope = Scope { tenant, feed };
-        let newest = node.feed_keys.webhook_secret(scope, name, webhook.secret)?;
-        let rotating = match webhook.former_until {
-            Some(until) => {
-                let former = node
-                    .feed_keys
-                    .webhook_secret(scope, name, webhook.secret.saturating_sub(1))?;
-                Some((Signer::new(&newest, &[former]), until))
+    pub fn new(
+        node: &Node,
+        feed: &str,
+        name: &str,
+        webhook: &Webhook,
+        definition: &Definition,
+    ) -> Result<Self, Unusable> {
+        let config = &node.config.webhooks;
+        let client = WebhookClient::new(config.policy.clone(), config.timeouts)?;
+        let speech = match &webhook.connector {
+            Some(connector) => {
+                let vendor = Vendor::new(node, client, (feed, name), connector, definition)?;
+                Speech::Vendor(vendor)
             }
-            None => None,
+            None => Speech::Post(Box::new(Post::new(node, client, (feed, name), webhook)?)),
         };
         let concurrency = usize::from(webhook.concurrency.max(1));
         Ok(Self {
             feed: feed.to_owned(),
             name: name.to_owned(),
-            target: Target::parse(&webhook.url, &config.policy)?,
-            client: WebhookClient::new(config.policy.clone(), config.timeouts)?,
-            envelope: Envelope::new(&node.config.issuer, tenant, feed, webhook.version),
-            newest: Signer::new(&newest, &[]),
-            rotating,
-            config,
-            breaker: Mutex::new(Breaker::default()),
+            batch: match &speech {
+                Speech::Post(_) => 1,
+                Speech::Vendor(vendor) => vendor.batch(),
+            },
+            speech,
+            limits: config.breaker,
+            door: Door::new(config.breaker),
+            attempts: Attempts::new(feed, name),
             permits: Semaphore::new(concurrency),
             urgent: Semaphore::new(URGENT),
             concurrency,
@@ -103,98 +181,60 @@ impl Endpoint {
     }
 
     /// Waits until the receiver may be asked: it is not known to be away, and not too much is on its way there.
-    async fn turn(&self, urgent: bool) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    pub async fn turn(&self, urgent: bool) -> Turn<'_> {
         let permits = if urgent { &self.urgent } else { &self.permits };
-        let permit = permits.acquire().await.ok()?;
-        loop {
-            let paused = {
-                let mut breaker = self.breaker.lock();
-                match breaker.admit(clock::now(), &self.config.breaker) {
-                    Ok(admitted) => {
-                        *breaker = admitted;
-                        return Some(permit);
-                    }
-                    Err(paused) => paused.0,
+        // They are never closed.
+        let permit = permits.acquire().await.ok();
+        self.door.pass().await;
+        Turn { _permit: permit }
+    }
+
+    /// Changes each time the receiver is back that was away.
+    pub fn back(&self) -> watch::Receiver<u64> {
+        self.door.back()
+    }
+
+    /// Sends records whose turn it is: what became of each.
+    pub async fn deliver(&self, _turn: Turn<'_>, records: &[&Record]) -> Vec<Outcome> {
+        if records.is_empty() {
+            self.door.learn(Breaker::released);
+            return Vec::new();
+        }
+        let began = clock::monotonic();
+        let outcomes = match &self.speech {
+            Speech::Vendor(vendor) => vendor.deliver(records).await,
+            Speech::Post(post) => {
+                let mut outcomes = Vec::with_capacity(records.len());
+                for record in records {
+                    outcomes.push(post.deliver(record).await);
                 }
-            };
-            tokio::time::sleep(paused.max(Duration::from_millis(1))).await;
+                outcomes
+            }
+        };
+        let took = began.elapsed();
+        for (record, outcome) in records.iter().zip(&outcomes) {
+            let (seen, status) = outcome.seen();
+            self.meter.delivered(Delivery::of(record, seen, status, took));
         }
+        self.learn(&outcomes);
+        outcomes
     }
 
-    /// Posts what `say` says once it is the record's turn; nothing is posted if it says nothing then. `None` if nothing
-    /// was said.
-    pub async fn send<E>(
-        self: Arc<Self>,
-        urgent: bool,
-        say: impl FnOnce() -> Result<Option<Record>, E>,
-    ) -> Result<Option<Outcome>, E> {
-        let _permit = self.turn(urgent).await;
-        let Some(record) = say()? else {
-            let mut breaker = self.breaker.lock();
-            *breaker = breaker.released();
-            return Ok(None);
+    /// One record that is taken shows that the receiver is there, and a pause that it asks for concerns all.
+    fn learn(&self, outcomes: &[Outcome]) {
+        let weight = |verdict: &Verdict| match verdict {
+            Verdict::Retry => 0,
+            Verdict::Delivered | Verdict::Gone => 1,
+            Verdict::Wait(_) => 2,
         };
-        Ok(Some(self.post(&record).await))
-    }
-
-    fn count(&self, verdict: Verdict, record: &Record, status: Option<u16>, took: Duration) {
-        let outcome = match verdict {
-            Verdict::Delivered => observed::Outcome::Taken,
-            Verdict::Gone => observed::Outcome::Gone,
-            Verdict::Wait(_) => observed::Outcome::AskedToWait,
-            Verdict::Retry => observed::Outcome::Failed,
-        };
-        self.meter.delivered(Delivery::of(record, outcome, status, took));
-        let (feed, webhook, outcome) = (self.feed.clone(), self.name.clone(), outcome.name());
-        counter!("gatelog_webhook_attempts_total", "feed" => feed, "webhook" => webhook, "outcome" => outcome).increment(1);
-    }
-
-    async fn post(&self, record: &Record) -> Outcome {
-        let failed = |reason: String| Outcome::Failed {
-            status: None,
-            reason,
-            retry_after: None,
-        };
-        let Ok(body) = serde_json::to_vec(&self.envelope.event(record)) else {
-            return failed("the record cannot be written as JSON".to_owned());
-        };
-        let Ok(id) = record.id.to_string().parse() else {
-            return failed("the record's id is no id of a message".to_owned());
-        };
-        let (now, began) = (clock::now(), clock::monotonic());
-        let signer = match &self.rotating {
-            Some((signer, until)) if now < *until => signer,
-            _ => &self.newest,
-        };
-        let signed = signer.sign(&id, now, &body);
-        let mut headers = vec![CONTENT_TYPE];
-        headers.extend(signed.headers());
-        let reply = self.client.post(&self.target, &headers, body, now).await;
-        let (status, retry_after, reason) = match reply {
-            Ok(reply) => (
-                Some(reply.status),
-                reply.retry_after,
-                format!("the receiver answered {}", reply.status),
-            ),
-            Err(e) => (None, None, e.to_string()),
-        };
-        let verdict = judge(status, retry_after);
-        self.count(verdict, record, status, began.elapsed());
-        let now = clock::now();
-        let mut breaker = self.breaker.lock();
-        match verdict {
-            Verdict::Delivered | Verdict::Gone => *breaker = breaker.succeeded(),
-            Verdict::Wait(wait) => *breaker = breaker.told_to_wait(now, wait, &self.config.breaker),
-            Verdict::Retry => *breaker = breaker.failed(now, &self.config.breaker),
-        }
-        match verdict {
-            Verdict::Delivered => Outcome::Taken,
-            Verdict::Gone => Outcome::Gone,
-            Verdict::Wait(_) | Verdict::Retry => Outcome::Failed {
-                status,
-                reason,
-                retry_after,
-            },
-        }
+        outcomes.iter().for_each(|outcome| self.attempts.count(outcome));
+        let verdict = outcomes.iter().map(Outcome::verdict).max_by_key(weight);
+        let (now, limits) = (clock::now(), &self.limits);
+        self.door.learn(|breaker| match verdict {
+            None => breaker.released(),
+            Some(Verdict::Delivered | Verdict::Gone) => breaker.succeeded(),
+            Some(Verdict::Wait(wait)) => breaker.told_to_wait(now, wait, limits),
+            Some(Verdict::Retry) => breaker.failed(now, limits),
+        });
     }
 }

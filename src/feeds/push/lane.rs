@@ -25,6 +25,7 @@ use super::say::{request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::observed::Outcome as Seen;
+use crate::feeds::record::Record;
 use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
 use crate::writer::{self, WriteError};
@@ -74,7 +75,7 @@ pub(super) struct Lane {
     behind: bool,
     folded: [Offset; 3],
     queue: Queue,
-    flights: JoinSet<Landed>,
+    flights: JoinSet<Vec<Landed>>,
     told: Vec<HandedOver>,
     /// When the first attempt at each record was made whose receiver failed.
     first_attempts: std::collections::HashMap<Uuid, Timestamp>,
@@ -113,6 +114,7 @@ impl Lane {
         }
         let mut say = tokio::time::interval(SAY);
         let mut tell = tokio::time::interval(TELL);
+        let mut back = self.endpoint.back();
         loop {
             // Enabled before looking, so that nothing in between is missed.
             let applied = self.node.views.applied(changes::NAME);
@@ -135,12 +137,14 @@ impl Lane {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(Ok(landed)) = self.flights.join_next(), if !self.flights.is_empty() => {
-                    self.land(landed).await;
+                    self.land_all(landed).await;
                     while let Some(Ok(landed)) = self.flights.try_join_next() {
-                        self.land(landed).await;
+                        self.land_all(landed).await;
                     }
                 }
                 () = sleep_until(wake) => {}
+                // What failed while it was away was not the records' fault.
+                Ok(()) = back.changed() => self.queue.wake_all(),
                 () = &mut moved => {}
                 _ = tell.tick(), if !self.told.is_empty() => self.say_told().await,
                 _ = say.tick() => {
@@ -231,7 +235,7 @@ impl Lane {
             if before.lanes.is_empty() {
                 return Ok(());
             }
-            let batch = self.with_engine(|engine| engine.batch(before, BATCH))?;
+            let batch = self.with_engine(|engine| engine.items(before, BATCH))?;
             let Some(batch) = batch else { return Ok(()) };
             self.behind = batch.more;
             self.take(batch);
@@ -248,12 +252,11 @@ impl Lane {
         Ok(())
     }
 
-    fn take(&mut self, batch: Batch) {
+    fn take(&mut self, batch: Batch<Item>) {
         if batch.cursor != self.read {
             self.read = batch.cursor;
             let then = self.read.lanes.first().copied().unwrap_or_default();
-            self.queue
-                .take(batch.told.into_iter().map(|(item, _)| item), then);
+            self.queue.take(batch.told, then);
         }
     }
 
@@ -278,47 +281,41 @@ impl Lane {
             lane.flights.len() < lane.endpoint.concurrency + urgent
         };
         while room(self) {
-            let Some(job) = self.queue.next(clock::monotonic()) else {
+            let now = clock::monotonic();
+            let jobs = std::iter::from_fn(|| self.queue.next(now));
+            let jobs: Vec<_> = jobs.take(self.endpoint.batch).collect();
+            if jobs.is_empty() {
                 return;
-            };
-            let flight = self.fly(job);
+            }
+            let flight = self.fly(jobs);
             self.flights.spawn(flight);
         }
     }
 
-    /// One attempt. What is said is decided when it is the record's turn, not before.
-    fn fly(&self, job: Job) -> impl Future<Output = Landed> + Send + 'static {
+    /// One attempt, at jobs of a subject each. What is said is decided when it is their turn, not before.
+    fn fly(&self, jobs: Vec<Job>) -> impl Future<Output = Vec<Landed>> + Send + 'static {
         let (node, endpoint, partition) = (self.node.clone(), self.endpoint.clone(), self.partition);
         let version = self.webhook.version;
         async move {
-            let urgent = matches!(job.item, Item::Withdrawn { .. });
-            let mut record = None;
+            let urgent = jobs.iter().any(|job| matches!(job.item, Item::Withdrawn { .. }));
             let began = clock::now();
-            let say = || {
-                let settings = node.views.settings(&node.config.tenant)?;
-                let definition = live(&settings, &endpoint, version).ok_or(Held::NotLive)?;
-                let engine = Engine {
-                    views: &node.views,
-                    keys: &node.feed_keys,
-                    links: &node.links,
-                    issuer: node.config.issuer.as_str(),
-                    tenant: &node.config.tenant,
-                    settings: &settings,
-                    feed: &endpoint.feed,
-                    definition,
-                    first: partition,
-                };
-                let said = engine.record(&job.item)?;
-                record = said.as_ref().map(|r| r.id);
-                Ok::<_, Held>(said)
-            };
-            let result = endpoint.clone().send(urgent, say).await;
-            Landed {
+            let turn = endpoint.turn(urgent).await;
+            let said = records(&node, &endpoint, partition, version, &jobs);
+            let records: Vec<_> = said.iter().filter_map(|s| s.as_ref().ok()?.as_ref()).collect();
+            let mut outcomes = endpoint.deliver(turn, &records).await.into_iter();
+            let landed = jobs.into_iter().zip(said).map(|(job, said)| Landed {
                 job,
-                result,
-                record,
+                record: said.as_ref().ok().and_then(|s| Some(s.as_ref()?.id)),
+                result: said.map(|record| record.and_then(|_| outcomes.next())),
                 began,
-            }
+            });
+            landed.collect()
+        }
+    }
+
+    async fn land_all(&mut self, landed: Vec<Landed>) {
+        for landed in landed {
+            self.land(landed).await;
         }
     }
 
@@ -342,7 +339,7 @@ impl Lane {
                 self.endpoint.meter.count(Seen::Withheld, 1);
                 self.finish(&job, user).await;
             }
-            Ok(Some(Outcome::Taken)) => {
+            Ok(Some(Outcome::Taken(_))) => {
                 self.delivered = true;
                 self.told.extend(job.item.handed_over().map(|(_, handed)| handed));
                 self.finish(&job, user).await;
@@ -353,6 +350,10 @@ impl Lane {
             Ok(Some(Outcome::Gone)) => {
                 self.queue.again(user, clock::monotonic() + SAY);
                 self.gone = true;
+            }
+            Ok(Some(Outcome::Rejected { reason })) => {
+                let record = record.unwrap_or_default();
+                self.bury(&job, record, job.attempts + 1, None, reason).await;
             }
             Ok(Some(Outcome::Failed {
                 status,
@@ -443,6 +444,33 @@ impl Lane {
             self.complain("it cannot be said that the receiver is gone", &e);
         }
     }
+}
+
+/// What each job says now; nothing where nobody may see it any more.
+fn records(
+    node: &Node,
+    endpoint: &Endpoint,
+    partition: Partition,
+    version: u32,
+    jobs: &[Job],
+) -> Vec<Result<Option<Record>, Held>> {
+    let record = |job: &Job| {
+        let settings = node.views.settings(&node.config.tenant)?;
+        let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
+        let engine = Engine {
+            views: &node.views,
+            keys: &node.feed_keys,
+            links: &node.links,
+            issuer: node.config.issuer.as_str(),
+            tenant: &node.config.tenant,
+            settings: &settings,
+            feed: &endpoint.feed,
+            definition,
+            first: partition,
+        };
+        Ok(engine.record(&job.item)?)
+    };
+    jobs.iter().map(record).collect()
 }
 
 /// What the webhook is to post, unless the feed is retired or the webhook paused or removed.

@@ -3,11 +3,14 @@
 //! Each webhook and topic has a *lane* per partition. A lane runs on the node that owns the partition and says in the log how far it
 //! has come, so another node goes on from there. A lane holds up nobody else's, nor a login: it only reads.
 
+mod door;
 mod endpoint;
 mod lane;
-mod queue;
-mod say;
+mod post;
+pub(in crate::feeds) mod queue;
+pub(in crate::feeds) mod say;
 mod topic;
+pub(crate) mod vendor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -135,7 +138,7 @@ impl Pushes {
         self.end_others(&wanted).await;
         for (key, target) in wanted {
             if !self.lanes.contains_key(&key) {
-                self.begin(key, target).await;
+                self.begin(settings, key, target).await;
             }
         }
     }
@@ -179,11 +182,11 @@ impl Pushes {
         }
     }
 
-    async fn begin(&mut self, key: Key, target: Target) {
+    async fn begin(&mut self, settings: &Settings, key: Key, target: Target) {
         let stop = CancellationToken::new();
         let task = match &target {
             Target::Webhook(webhook) => {
-                let Some(endpoint) = self.endpoint(&key, webhook) else {
+                let Some(endpoint) = self.endpoint(settings, &key, webhook) else {
                     return;
                 };
                 let lane = Lane::new(self.node.clone(), endpoint, &key, webhook.clone());
@@ -206,12 +209,13 @@ impl Pushes {
         self.lanes.insert(key, Running { target, stop, task });
     }
 
-    fn endpoint(&mut self, key: &Key, webhook: &Webhook) -> Option<Arc<Endpoint>> {
+    fn endpoint(&mut self, settings: &Settings, key: &Key, webhook: &Webhook) -> Option<Arc<Endpoint>> {
         let name = (key.feed.clone(), key.name.clone());
         if let Some(endpoint) = self.endpoints.get(&name) {
             return Some(endpoint.clone());
         }
-        match Endpoint::new(&self.node, &key.feed, &key.name, webhook) {
+        let version = settings.feeds.get(&key.feed)?.version(webhook.version)?;
+        match Endpoint::new(&self.node, &key.feed, &key.name, webhook, &version.definition) {
             Ok(endpoint) => {
                 let endpoint = Arc::new(endpoint);
                 self.endpoints.insert(name, endpoint.clone());

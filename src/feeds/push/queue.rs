@@ -12,7 +12,7 @@ use crate::feeds::engine::Item;
 
 /// One thing to be told.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(in crate::feeds) struct Job {
     pub item: Item,
     pub attempts: u32,
     /// The batch with which it came; none for a dead letter that is sent again.
@@ -21,6 +21,8 @@ pub(super) struct Job {
     pub redriven: Option<Uuid>,
     /// Not before.
     wake: Option<Instant>,
+    /// Whether it was woken before its time.
+    woken: bool,
 }
 
 /// What one subject has to be told.
@@ -41,7 +43,7 @@ struct Open {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(in crate::feeds) struct Queue {
     lines: HashMap<UserId, Line>,
     /// Subjects whose first job may fly, withdrawals first.
     ready: VecDeque<UserId>,
@@ -90,6 +92,7 @@ impl Queue {
             batch,
             redriven,
             wake: None,
+            woken: false,
         };
         self.jobs += 1;
         let line = self.lines.entry(user).or_default();
@@ -131,6 +134,18 @@ impl Queue {
             .iter()
             .filter_map(|u| self.lines.get(u)?.jobs.front()?.wake)
             .min()
+    }
+
+    /// Whoever sleeps may fly, but only once: what its receiver fails at, back or not, shall not be tried for ever without
+    /// a pause.
+    pub fn wake_all(&mut self) {
+        for user in std::mem::take(&mut self.sleeping) {
+            let first = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut());
+            if let Some(job) = first.filter(|job| !job.woken) {
+                (job.wake, job.woken) = (None, true);
+            }
+            self.line_up(user);
+        }
     }
 
     fn wake(&mut self, now: Instant) {
@@ -297,6 +312,23 @@ mod tests {
         queue.take([withdrawn(1)], place(3));
         queue.again(user(1), later + Duration::from_secs(60));
         assert_eq!(next(&mut queue, later), Some((1, true)));
+    }
+
+    #[test]
+    fn who_is_woken_early_sleeps_to_the_end_the_next_time() {
+        let now = clock::monotonic();
+        let later = now + Duration::from_secs(60);
+        let mut queue = Queue::default();
+        queue.take([state(1), state(1), state(2)], place(1));
+        assert_eq!(next(&mut queue, now), Some((1, false)));
+        queue.again(user(1), later);
+        queue.wake_all();
+        assert_eq!(next(&mut queue, now), Some((2, false)));
+        assert_eq!(next(&mut queue, now), Some((1, false)));
+        queue.again(user(1), later);
+        queue.wake_all();
+        assert_eq!((next(&mut queue, now), queue.next_wake()), (None, Some(later)));
+        assert_eq!(next(&mut queue, later), Some((1, false)));
     }
 
     #[test]

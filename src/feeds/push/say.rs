@@ -10,14 +10,18 @@ use crate::node::Node;
 use crate::writer::{self, Request, WriteError};
 
 /// Says it in the lane's partition.
-pub(super) async fn say(node: &Node, partition: Partition, command: Command) -> Result<(), WriteError> {
+pub(in crate::feeds) async fn say(
+    node: &Node,
+    partition: Partition,
+    command: Command,
+) -> Result<(), WriteError> {
     let command = writer::Command::Feed(command);
     let said = request(node, Subject::Nobody, Some(partition), command);
     node.router.submit(said).await.map(|_| ())
 }
 
 /// A command of the node's own.
-pub(super) fn request(
+pub(in crate::feeds) fn request(
     node: &Node,
     subject: Subject,
     partition: Option<Partition>,

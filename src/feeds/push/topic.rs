@@ -23,7 +23,7 @@ use super::say::say;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::observed::{Delivery, Outcome, REMEMBERED};
-use crate::feeds::record::Envelope;
+use crate::feeds::record::{Envelope, Record};
 use crate::node::Node;
 
 /// Records that are read at once.
@@ -202,7 +202,7 @@ impl TopicLane {
             if before.lanes.is_empty() || !engine.has_more(&before) {
                 return Ok(None);
             }
-            Ok(Some(engine.batch(before, BATCH)?))
+            Ok(Some(engine.records(before, BATCH)?))
         })?;
         let Some(batch) = batch.flatten() else {
             return Ok(None);
@@ -212,7 +212,7 @@ impl TopicLane {
         Ok(Some(flight))
     }
 
-    fn send(&self, batch: &Batch) -> Result<Flight, Broken> {
+    fn send(&self, batch: &Batch<(Item, Record)>) -> Result<Flight, Broken> {
         let node = &self.node;
         let envelope = Envelope::new(
             &node.config.issuer,

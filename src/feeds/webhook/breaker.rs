@@ -145,6 +145,11 @@ impl Breaker {
         }
     }
 
+    /// Whether the endpoint is not known to be away.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Whether messages are held back at `now`: for what is shown of the endpoint.
     pub fn is_open(&self, now: Timestamp) -> bool {
         matches!(self.state, State::Open { until } | State::Trial { until } if now < until)

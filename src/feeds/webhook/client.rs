@@ -10,12 +10,16 @@ use std::time::Duration;
 use chrono::DateTime;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, Response};
 
 use super::target::{Policy, Refused, Target, TargetError};
 use gatelog_events::clock::Timestamp;
 
 /// How much of an answer's body is read, in bytes. All of it is thrown away; what is read whole keeps its connection.
 pub const MAX_REPLY: usize = 64 * 1024;
+
+/// How much of the answer of an API is read, in bytes.
+pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 const IDLE: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("gatelog/", env!("CARGO_PKG_VERSION"));
@@ -48,6 +52,19 @@ pub struct Reply {
     pub retry_after: Option<Duration>,
     /// Bytes of the body that were read and thrown away, at most [`MAX_REPLY`].
     pub discarded: usize,
+}
+
+/// What an API answered that was chosen by the operator's own staff, whose answers are read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// The HTTP status.
+    pub status: u16,
+    /// Names in lower case; values that are no text are left out.
+    pub headers: Vec<(String, String)>,
+    /// How long the API asks to wait (RFC 9110 section 10.2.3).
+    pub retry_after: Option<Duration>,
+    /// Up to [`MAX_ANSWER`] of it.
+    pub body: Vec<u8>,
 }
 
 /// There was no answer. No text of these errors has the URL's path or query, or an address that a name resolved to.
@@ -133,25 +150,106 @@ impl WebhookClient {
         body: impl Into<reqwest::Body>,
         now: Timestamp,
     ) -> Result<Reply, DeliveryError> {
-        // Hosts that are addresses never come to the resolver.
-        target.check(&self.policy)?;
-        let mut request = self.client.post(target.url().clone()).body(body);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let answer = request.send().await.map_err(explain)?;
-        let header = answer.headers().get(RETRY_AFTER);
+        let answer = self.send(Method::POST, target, headers, body.into()).await?;
         Ok(Reply {
             status: answer.status().as_u16(),
-            retry_after: header
-                .and_then(|h| h.to_str().ok())
-                .and_then(|text| retry_after(text, now)),
+            retry_after: asked_to_wait(&answer, now),
             discarded: discard(answer).await,
         })
     }
+
+    /// As [`post`](Self::post), with up to `limit` bytes of the body of an answer of status 400, where a protocol has error
+    /// codes there. Whoever asks for them must show nothing of them but codes that it knows.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub async fn post_for_error(
+        &self,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Reply, Vec<u8>), DeliveryError> {
+        let mut answer = self.send(Method::POST, target, headers, body.into()).await?;
+        let status = answer.status().as_u16();
+        let retry_after = asked_to_wait(&answer, now);
+        let mut kept = Vec::new();
+        if status == 400 {
+            // The status has come, and that is what counts.
+            let _ = read(&mut answer, limit, &mut kept).await;
+        }
+        let reply = Reply {
+            status,
+            retry_after,
+            discarded: discard(answer).await,
+        };
+        Ok((reply, kept))
+    }
+
+    /// Calls an API once, and reads what it answers. Otherwise as [`WebhookClient::post`].
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the target is refused or no whole answer comes back in time.
+    pub async fn call(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+        now: Timestamp,
+    ) -> Result<Answered, DeliveryError> {
+        let mut answer = self.send(method, target, headers, body.into()).await?;
+        let named = answer.headers().iter();
+        let named = named
+            .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
+        let mut answered = Answered {
+            status: answer.status().as_u16(),
+            headers: named.collect(),
+            retry_after: asked_to_wait(&answer, now),
+            body: Vec::new(),
+        };
+        read(&mut answer, MAX_ANSWER, &mut answered.body)
+            .await
+            .map_err(explain)?;
+        Ok(answered)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &[(&str, &str)],
+        body: reqwest::Body,
+    ) -> Result<Response, DeliveryError> {
+        // Hosts that are addresses never come to the resolver.
+        target.check(&self.policy)?;
+        let mut request = self.client.request(method, target.url().clone()).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.map_err(explain)
+    }
 }
 
-async fn discard(mut answer: reqwest::Response) -> usize {
+fn asked_to_wait(answer: &Response, now: Timestamp) -> Option<Duration> {
+    let text = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    retry_after(text, now)
+}
+
+/// Reads a body up to so many bytes.
+async fn read(answer: &mut Response, limit: usize, body: &mut Vec<u8>) -> Result<(), reqwest::Error> {
+    while let Some(chunk) = answer.chunk().await? {
+        let room = limit - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn discard(mut answer: Response) -> usize {
     let mut length = 0;
     while length < MAX_REPLY {
         match answer.chunk().await {

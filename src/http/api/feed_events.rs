@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::feeds::known;
 use crate::error::{Kind, Problem};
 use crate::feeds::cursor::Cursor;
-use crate::feeds::engine::{Batch, Engine, Start};
+use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::handover;
 use crate::feeds::keys::Scope;
-use crate::feeds::record::{CloudEvent, Envelope};
+use crate::feeds::record::{CloudEvent, Envelope, Record};
 use crate::http::app::App;
 use crate::http::ask::MinPosition;
 use crate::http::body::Json;
@@ -325,13 +325,13 @@ impl Follower {
     }
 
     /// What comes next. Which withdrawals are in it is on record before it leaves.
-    async fn batch(self) -> Result<(Self, Batch), Problem> {
+    async fn batch(self) -> Result<(Self, Batch<(Item, Record)>), Problem> {
         let blocking = tokio::task::spawn_blocking(move || {
             let settings = self.app.node.views.settings(self.app.tenant())?;
             let version = self.version(&settings)?;
             let batch = self
                 .engine(&settings, version)
-                .batch(self.cursor.clone(), self.limit)?;
+                .records(self.cursor.clone(), self.limit)?;
             Ok::<_, Problem>((self, batch))
         });
         let (mut follower, batch) = blocking.await.map_err(|e| Problem::internal(&e))??;
@@ -419,7 +419,7 @@ impl Follower {
 
     /// One server-sent event per record. Only the last one has an id: who is cut off before it gets all of them again. Where
     /// nothing is to be told, an id alone moves the consumer's place.
-    fn events(&self, batch: &Batch) -> Vec<Event> {
+    fn events(&self, batch: &Batch<(Item, Record)>) -> Vec<Event> {
         let envelope = self.envelope();
         let mut events: Vec<_> = batch
             .told

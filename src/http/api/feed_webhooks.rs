@@ -11,15 +11,17 @@ use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{self, Feed};
 use gatelog_events::domain::tenant;
 use gatelog_events::domain::webhook::{
-    self, DeadLetterRef, PauseReason, ReplayFrom, Webhook, WebhookPaused, WebhookRemoved, WebhookReplayed,
-    WebhookSecretRotated, WebhookSet,
+    self, DeadLetterRef, PauseReason, ReplayFrom, SetConnector, SetWebhook, Webhook, WebhookPaused,
+    WebhookRemoved, WebhookReplayed, WebhookSecretRotated,
 };
 use gatelog_events::ids::{Partition, Position, UserId};
 use gatelog_projections::webhooks::{Dead, Hook};
 use gatelog_projections::{settings, webhooks};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::feed_connectors::{Place, connector, sentence};
 use super::feeds::known;
 use crate::auth::api_keys::Scope;
 use crate::error::{Kind, Problem};
@@ -37,6 +39,8 @@ use crate::writer::{Command, Outcome, Request};
 
 const ROUTE: &str = "feed-dead-letters";
 const DEFAULT_CONCURRENCY: u16 = 8;
+/// A vendor takes many records at once, and limits calls.
+const CONNECTOR_CONCURRENCY: u16 = 2;
 const MAX_CONCURRENCY: u16 = 256;
 /// How long a former secret signs beside the new one, in seconds.
 const DEFAULT_OVERLAP: u64 = 24 * 60 * 60;
@@ -50,12 +54,21 @@ type Named = Path<(String, String)>;
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookInput {
-    /// Beginning with https://. Addresses that are not public are refused unless the operator allows their network.
-    pub url: String,
+    /// Beginning with https://. Addresses that are not public are refused unless the operator allows their network. A
+    /// connector has its vendor's own.
+    pub url: Option<String>,
     /// The version of the feed; the newest if absent. Another version begins with everyone's state anew.
     pub version: Option<u32>,
-    /// Requests at a time from one node, 1 to 256; 8 if absent. Those about one subject always come one after another.
+    /// Requests at a time from one node, 1 to 256; 8 if absent, 2 for a connector. Those about one subject always come one
+    /// after another.
     pub concurrency: Option<u16>,
+    /// A vendor whose API is spoken instead: `vendor` is `segment`, `hubspot`, `salesforce`, `zendesk` or `customer_io`;
+    /// docs/feeds.md has the rest.
+    #[schema(value_type = Option<Object>, example = json!({"vendor": "segment"}))]
+    pub connector: Option<Value>,
+    /// With what the vendor is called. It is sealed and never shown; left out, the connector keeps the one it has.
+    #[schema(value_type = Option<Object>, example = json!({"write_key": {"write_key": "…"}}))]
+    pub credential: Option<Value>,
 }
 
 /// A webhook, with the secret that signs.
@@ -63,8 +76,8 @@ pub struct WebhookInput {
 pub struct WebhookDone<'a> {
     #[schema(value_type = String, example = "identity:3:1024")]
     pub position: Position,
-    /// As the libraries of Standard Webhooks take it: `whsec_` and base64.
-    pub secret: &'a str,
+    /// As the libraries of Standard Webhooks take it: `whsec_` and base64. A connector has none.
+    pub secret: Option<&'a str>,
 }
 
 /// All webhooks of a feed, by name.
@@ -81,6 +94,9 @@ pub struct WebhookBody<'a> {
     pub url: &'a str,
     pub version: u32,
     pub concurrency: u16,
+    /// The connector, without its credential; null where records are posted as they are.
+    #[schema(value_type = Option<Object>)]
+    pub connector: Option<Value>,
     /// `gone` if the receiver answered 410, `operator` if it was paused; PUT it again to go on.
     #[schema(value_type = Option<String>)]
     pub paused: Option<PauseReason>,
@@ -188,6 +204,10 @@ pub async fn list(
             url: &w.url,
             version: w.version,
             concurrency: w.concurrency,
+            connector: w
+                .connector
+                .as_ref()
+                .and_then(|c| serde_json::from_str(&c.settings).ok()),
             paused: w.paused,
             partitions_begun: begun,
             snapshots_done: snapshots,
@@ -214,35 +234,61 @@ pub async fn put(
     caller.needs(Scope::FeedsWrite)?;
     let mut check = Check::new();
     check.name("webhook", &name);
-    if let Err(e) = Target::parse(&value.url, &app.node.config.webhooks.policy) {
-        let text = e.to_string();
-        check.wrong("url", sentence(text.strip_prefix("url: ").unwrap_or(&text)));
-    }
-    let concurrency = value.concurrency.unwrap_or(DEFAULT_CONCURRENCY);
+    let default = if value.connector.is_some() {
+        CONNECTOR_CONCURRENCY
+    } else {
+        DEFAULT_CONCURRENCY
+    };
+    let concurrency = value.concurrency.unwrap_or(default);
     if !(1..=MAX_CONCURRENCY).contains(&concurrency) {
         check.wrong("concurrency", "It must be a whole number from 1 to 256.");
     }
+    let version = value.version;
+    let (url, connector) = target(&app, &mut check, (&feed, &name), value)?;
     check.done()?;
-    let settings = app.node.views.settings(app.tenant())?;
-    let version = match value.version {
-        Some(version) => version,
-        None => known(&settings, &feed)?.newest(),
-    };
-    let set = WebhookSet {
+    let set = SetWebhook {
         feed: feed.clone(),
         name: name.clone(),
-        url: value.url,
+        url,
         version,
         concurrency,
+        connector,
     };
     let outcome = submit(&app, &caller, &ask, webhook::Command::Set(set), &raw).await?;
     with_secret(&app, &feed, &name, &outcome).await
 }
 
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|c| c.to_uppercase().to_string());
-    format!("{}{}.", first.unwrap_or_default(), chars.as_str())
+/// Where records are to go; `check` is told what is wrong with it.
+fn target(
+    app: &App,
+    check: &mut Check,
+    (feed, webhook): (&str, &str),
+    value: WebhookInput,
+) -> Result<(String, Option<SetConnector>), Problem> {
+    let place = Place {
+        feed,
+        webhook,
+        version: value.version,
+    };
+    match (value.url, value.connector) {
+        (None, None) => check.wrong("url", "Say where to post, or set `connector`."),
+        (Some(_), Some(_)) => check.wrong("url", "Leave it out: a connector has its vendor's own."),
+        (Some(url), None) => {
+            if value.credential.is_some() {
+                check.wrong("credential", "Leave it out: only a connector has one.");
+            }
+            if let Err(e) = Target::parse(&url, &app.node.config.webhooks.policy) {
+                let text = e.to_string();
+                check.wrong("url", sentence(text.strip_prefix("url: ").unwrap_or(&text)));
+            }
+            return Ok((url, None));
+        }
+        (None, Some(definition)) => {
+            let made = connector(app, check, &place, definition, value.credential)?;
+            return Ok(made.map_or_else(Default::default, |(set, url)| (url, Some(set))));
+        }
+    }
+    Ok(Default::default())
 }
 
 async fn submit(
@@ -262,21 +308,18 @@ async fn with_secret(app: &App, feed: &str, name: &str, outcome: &Outcome) -> Re
     let wait = app.node.config.min_position_wait;
     app.node.views.wait_for(settings::NAME, position, wait).await?;
     let settings = app.node.views.settings(app.tenant())?;
-    let number = hook(known(&settings, feed)?, name)?.secret;
+    let hook = hook(known(&settings, feed)?, name)?;
     let scope = keys::Scope {
         tenant: app.tenant(),
         feed,
     };
-    let secret = app.node.feed_keys.webhook_secret(scope, name, number);
+    let secret = app.node.feed_keys.webhook_secret(scope, name, hook.secret);
     let secret = secret.map_err(|e| Problem::internal(&e))?.reveal();
-    written(
-        StatusCode::OK,
+    let done = WebhookDone {
         position,
-        &WebhookDone {
-            position,
-            secret: &secret,
-        },
-    )
+        secret: hook.connector.is_none().then_some(secret.as_str()),
+    };
+    written(StatusCode::OK, position, &done)
 }
 
 /// Removes a webhook, with how far it had come.

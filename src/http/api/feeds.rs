@@ -7,7 +7,7 @@ use axum::response::Response;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{self, Definition, Feed, Field};
-use gatelog_events::domain::tenant::{self, FeedDefined, FeedTopicRemoved, FeedTopicSet, Settings};
+use gatelog_events::domain::tenant::{self, FeedDefined, FeedTopicRemoved, Settings};
 use gatelog_projections::settings;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ use crate::http::params::Name;
 use crate::http::reply::{Done, done, ok};
 use crate::writer::Command;
 
+/// Ten years, in seconds.
+const MAX_RETENTION: u64 = 10 * 365 * 24 * 60 * 60;
 const MAX_NAMED: usize = 100;
 
 /// What a feed gives to its consumer. Nothing is in it that is not named.
@@ -45,6 +47,9 @@ pub struct FeedInput {
     #[serde(default)]
     #[schema(example = json!(["user.profile_changed", "plan.upgraded"]))]
     pub events: BTreeSet<String>,
+    /// Seconds for which what happened is told, from 1 to 315,360,000 (ten years). A consumer who comes later is told the
+    /// present state of everyone in its place. Without end if absent.
+    pub retention_seconds: Option<u64>,
 }
 
 impl FeedInput {
@@ -82,6 +87,15 @@ impl FeedInput {
                 check.wrong(field, "There may be at most 100.");
             }
         }
+        if self
+            .retention_seconds
+            .is_some_and(|s| !(1..=MAX_RETENTION).contains(&s))
+        {
+            check.wrong(
+                "retention_seconds",
+                "It must be from 1 to 315360000, ten years; leave it out for no end.",
+            );
+        }
         check.done()?;
         Ok(FeedDefined {
             name,
@@ -90,6 +104,7 @@ impl FeedInput {
                 purpose: self.purpose,
                 fields,
                 events: self.events,
+                retention_seconds: self.retention_seconds,
             },
         })
     }
@@ -144,6 +159,8 @@ pub struct VersionBody<'a> {
     pub fields: &'a BTreeSet<Field>,
     #[schema(value_type = Vec<String>)]
     pub events: &'a BTreeSet<String>,
+    /// Seconds for which what happened is told; null for no end.
+    pub retention_seconds: Option<u64>,
     /// Where the JSON Schema of the records' data is.
     pub schema: String,
 }
@@ -157,6 +174,7 @@ impl<'a> FeedBody<'a> {
             purpose: v.definition.purpose.as_deref(),
             fields: &v.definition.fields,
             events: &v.definition.events,
+            retention_seconds: v.definition.retention_seconds,
             schema: Envelope::new(&app.node.config.issuer, app.tenant(), name, version).dataschema,
         });
         Self {
@@ -290,12 +308,8 @@ pub async fn put_topic(
         );
         check.done()?;
     }
-    let settings = app.node.views.settings(app.tenant())?;
-    let version = match value.version {
-        Some(version) => version,
-        None => known(&settings, &feed)?.newest(),
-    };
-    let command = tenant::Command::SetFeedTopic(FeedTopicSet { feed, version });
+    let version = value.version;
+    let command = tenant::Command::SetFeedTopic { feed, version };
     done(
         &ask.submit(&app, &caller, Subject::Tenant, Command::Tenant(command), &raw)
             .await?,

@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod consents;
+mod feed_connectors;
 pub mod feed_events;
 pub mod feed_status;
 pub mod feed_webhooks;
@@ -16,6 +17,7 @@ pub mod roles;
 pub mod sessions;
 pub mod settings;
 mod spooled;
+pub mod ssf;
 pub mod statistics;
 pub mod timeline;
 pub mod unsubscribe;

@@ -1,0 +1,297 @@
+//! Streams of security events (OpenID Shared Signals Framework 1.0): who is told of what, and where. Among the tenant's
+//! settings; how far each stream has come, and what was asked of it meanwhile, is said in the activity stream.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::tenant::{Rejection, TenantEvent};
+use super::{Event, Payload};
+use crate::clock::Timestamp;
+use crate::ids::{ApiKeyId, EventId, Offset, Stream};
+
+/// A receiver made a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalStreamCreated {
+    pub stream_id: Uuid,
+    /// The API key whose stream it is; none for the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<ApiKeyId>,
+    /// The `aud` of what is sent.
+    pub audience: String,
+    pub config: StreamConfig,
+    pub begins: Begins,
+}
+
+/// The stream is so set from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalStreamChanged {
+    pub stream_id: Uuid,
+    pub config: StreamConfig,
+}
+
+/// The stream is enabled, paused or disabled from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalStreamStatusSet {
+    pub stream_id: Uuid,
+    pub status: StreamStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether somebody else than the receiver did it, so that the receiver must be told (SSF 1.0, section 8.1.5).
+    pub tell: bool,
+    /// Where the stream begins anew, because nothing was held while it was disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<Begins>,
+}
+
+/// Nothing is told by the stream any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalStreamDeleted {
+    pub stream_id: Uuid,
+}
+
+/// A new key signs what is sent from now on. Older ones stay published, for what they signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalKeyMade {
+    /// The key's RFC 7638 thumbprint.
+    pub kid: String,
+    /// The modulus of the RSA key, in base64url (RFC 7518, section 6.3.1).
+    pub modulus: String,
+    /// Its public exponent, in base64url.
+    pub exponent: String,
+    /// The private key, encrypted under a key that derives from the nodes' routing secret.
+    pub wrapped: String,
+}
+
+impl Payload for SignalStreamCreated {}
+impl Payload for SignalStreamChanged {}
+impl Payload for SignalStreamStatusSet {}
+impl Payload for SignalStreamDeleted {}
+impl Payload for SignalKeyMade {}
+
+/// What a receiver says of its stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StreamConfig {
+    pub delivery: Delivery,
+    /// URIs of types of events; also such as are not known here.
+    pub events_requested: BTreeSet<String>,
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+/// How what is told reaches the receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// It is posted to the receiver (RFC 8935).
+    Push(Push),
+    /// The receiver asks for it (RFC 8936).
+    Poll,
+}
+
+/// Where it is posted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Push {
+    pub url: String,
+    /// The `Authorization` header that the receiver wants, encrypted under a key that derives from the nodes' routing
+    /// secret.
+    #[serde(default)]
+    pub authorization: Option<String>,
+}
+
+/// Where a stream begins, by partition: offsets of the first commits that it tells of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Begins {
+    pub identity: Vec<Offset>,
+    pub activity: Vec<Offset>,
+}
+
+/// Whether a stream tells anything (SSF 1.0, section 8.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamStatus {
+    #[default]
+    Enabled,
+    /// What happens is held, and told later.
+    Paused,
+    /// What happens is never told.
+    Disabled,
+}
+
+/// What a receiver is to be told of its stream's status, since somebody else changed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusNotice {
+    /// Number of the settings' event. A later notice takes the place of those before.
+    pub number: u64,
+    pub time: Timestamp,
+}
+
+/// A stream as the events so far make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalStream {
+    pub receiver: Option<ApiKeyId>,
+    pub audience: String,
+    pub config: StreamConfig,
+    pub status: StreamStatus,
+    pub reason: Option<String>,
+    pub notice: Option<StatusNotice>,
+    /// Number of the settings' event with which it began last; what is said of an earlier beginning counts no more.
+    pub generation: u64,
+    pub begins: Begins,
+}
+
+/// All streams of a tenant, and the keys that sign.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Signals {
+    pub streams: BTreeMap<Uuid, SignalStream>,
+    /// The newest comes last.
+    pub keys: Vec<SignalKeyMade>,
+}
+
+/// What can be asked of streams.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    Create(SignalStreamCreated),
+    Change(SignalStreamChanged),
+    SetStatus(SignalStreamStatusSet),
+    Delete(SignalStreamDeleted),
+    /// The first key; nothing if there is one.
+    MakeFirstKey(SignalKeyMade),
+}
+
+/// Streams of one tenant, at the most.
+pub const MAX_STREAMS: usize = 100;
+
+impl Signals {
+    /// Folds one event.
+    pub(super) fn evolve(&mut self, event: &TenantEvent, time: Timestamp, sequence: u64) {
+        match event {
+            TenantEvent::SignalStreamCreated(e) => {
+                let stream = SignalStream {
+                    receiver: e.receiver,
+                    audience: e.audience.clone(),
+                    config: e.config.clone(),
+                    status: StreamStatus::Enabled,
+                    reason: None,
+                    notice: None,
+                    generation: sequence,
+                    begins: e.begins.clone(),
+                };
+                self.streams.insert(e.stream_id, stream);
+            }
+            TenantEvent::SignalStreamChanged(e) => {
+                if let Some(stream) = self.streams.get_mut(&e.stream_id) {
+                    stream.config = e.config.clone();
+                }
+            }
+            TenantEvent::SignalStreamStatusSet(e) => {
+                if let Some(stream) = self.streams.get_mut(&e.stream_id) {
+                    stream.set_status(e, time, sequence);
+                }
+            }
+            TenantEvent::SignalStreamDeleted(e) => _ = self.streams.remove(&e.stream_id),
+            TenantEvent::SignalKeyMade(e) => self.keys.push(e.clone()),
+            _ => {}
+        }
+    }
+}
+
+impl SignalStream {
+    fn set_status(&mut self, e: &SignalStreamStatusSet, time: Timestamp, sequence: u64) {
+        self.status = e.status;
+        self.reason.clone_from(&e.reason);
+        if let Some(begins) = &e.begins {
+            self.begins = begins.clone();
+            self.generation = sequence;
+        }
+        // The receiver itself knows what it asked for, whatever it was to be told before.
+        self.notice = e.tell.then_some(StatusNotice {
+            number: sequence,
+            time,
+        });
+    }
+}
+
+/// Decides on a change of streams. What is so already is no event.
+pub(super) fn decide(signals: &Signals, command: Command) -> Result<Vec<Event>, Rejection> {
+    let known = |id: &Uuid| signals.streams.get(id).ok_or(Rejection::SignalStreamNotFound);
+    let event = match command {
+        Command::Create(e) if signals.streams.contains_key(&e.stream_id) => return Ok(vec![]),
+        Command::Create(_) if signals.streams.len() >= MAX_STREAMS => {
+            return Err(Rejection::TooManySignalStreams);
+        }
+        Command::Create(e) => TenantEvent::SignalStreamCreated(e),
+        Command::Change(e) if known(&e.stream_id)?.config == e.config => return Ok(vec![]),
+        Command::Change(e) => TenantEvent::SignalStreamChanged(e),
+        Command::SetStatus(e) => {
+            let stream = known(&e.stream_id)?;
+            if (stream.status, &stream.reason) == (e.status, &e.reason) {
+                return Ok(vec![]);
+            }
+            // Only who was disabled begins anew: what a paused stream holds is told later.
+            let anew = stream.status == StreamStatus::Disabled && e.status != StreamStatus::Disabled;
+            let begins = e.begins.filter(|_| anew);
+            TenantEvent::SignalStreamStatusSet(SignalStreamStatusSet { begins, ..e })
+        }
+        Command::Delete(e) => {
+            known(&e.stream_id)?;
+            TenantEvent::SignalStreamDeleted(e)
+        }
+        Command::MakeFirstKey(_) if !signals.keys.is_empty() => return Ok(vec![]),
+        Command::MakeFirstKey(e) => TenantEvent::SignalKeyMade(e),
+    };
+    Ok(vec![event.into()])
+}
+
+/// How far a stream has come in the partition in which this is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SignalsTold {
+    pub stream_id: Uuid,
+    pub generation: u64,
+    /// Everything before these offsets is done with.
+    pub identity: Offset,
+    pub activity: Offset,
+    /// What else is: the receiver has it, or has refused it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beyond: Vec<SignalRef>,
+}
+
+/// One thing that a stream tells: which of those of one commit.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+pub struct SignalRef {
+    pub stream: Stream,
+    pub offset: Offset,
+    pub number: u16,
+}
+
+/// A receiver asked for a verification event (SSF 1.0, section 8.1.4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct VerificationRequested {
+    pub stream_id: Uuid,
+    /// What the receiver wants to hear again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// The receiver has heard of its stream itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StreamNoticesTaken {
+    pub stream_id: Uuid,
+    /// The requests whose verification events it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verifications: Vec<EventId>,
+    /// The number of the last change of status that it knows of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u64>,
+}
+
+impl Payload for SignalsTold {}
+impl Payload for VerificationRequested {}
+impl Payload for StreamNoticesTaken {}
+
+/// Most things that one event may name as told.
+pub const MAX_BEYOND: usize = 256;

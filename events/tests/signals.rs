@@ -1,0 +1,154 @@
+//! Streams of signals: what can be asked of them, and what follows.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+mod support;
+
+use gatelog_events::clock::Timestamp;
+use gatelog_events::domain::Event;
+use gatelog_events::domain::signals::{
+    Command, MAX_STREAMS, SignalStreamCreated, SignalStreamStatusSet, StreamStatus,
+};
+use gatelog_events::domain::tenant::{self, Rejection, Settings, TenantEvent};
+use support::samples::*;
+use support::scenario::{Aggregate, given};
+use uuid::Uuid;
+
+#[derive(Default)]
+struct Streams(Settings);
+
+impl Aggregate for Streams {
+    type Command = Command;
+    type Rejection = Rejection;
+
+    fn evolve(&mut self, event: &Event, time: Timestamp, sequence: u64) {
+        let Event::Tenant(event) = event else {
+            panic!("not a tenant's event")
+        };
+        self.0.evolve(event, time, sequence);
+    }
+
+    fn decide(&self, command: Command, _: Timestamp) -> Result<Vec<Event>, Rejection> {
+        tenant::decide(&self.0, tenant::Command::Signals(command))
+    }
+}
+
+const URL: &str = "https://gateway.example.com/events";
+
+fn created() -> Event {
+    TenantEvent::SignalStreamCreated(stream_created(URL)).into()
+}
+
+fn is_set(status: StreamStatus, tell: bool, begins_at: Option<u64>) -> Event {
+    TenantEvent::SignalStreamStatusSet(stream_status(status, tell, begins_at.map(begins))).into()
+}
+
+fn set(status: StreamStatus, begins_at: Option<u64>) -> Command {
+    Command::SetStatus(stream_status(status, false, begins_at.map(begins)))
+}
+
+#[test]
+fn a_stream_is_made_once_changed_and_deleted() {
+    let create = || Command::Create(stream_created(URL));
+    let change = |url| Command::Change(stream_changed(url));
+    let changed = |url| Event::from(TenantEvent::SignalStreamChanged(stream_changed(url)));
+    let delete = || Command::Delete(stream_deleted());
+    given::<Streams>([]).when(create()).then([created()]);
+    given::<Streams>([created()]).when(create()).then_nothing();
+    given::<Streams>([created()]).when(change(URL)).then_nothing();
+    given::<Streams>([created()])
+        .when(change("https://b.example"))
+        .then([changed("https://b.example")]);
+    given::<Streams>([created(), changed("https://b.example")])
+        .when(change("https://b.example"))
+        .then_nothing();
+    given::<Streams>([created()])
+        .when(delete())
+        .then([TenantEvent::SignalStreamDeleted(stream_deleted()).into()]);
+    let deleted = || TenantEvent::SignalStreamDeleted(stream_deleted()).into();
+    for command in [change(URL), delete(), set(StreamStatus::Paused, None)] {
+        given::<Streams>([])
+            .when(command.clone())
+            .then_rejected(Rejection::SignalStreamNotFound);
+        given::<Streams>([created(), deleted()])
+            .when(command)
+            .then_rejected(Rejection::SignalStreamNotFound);
+    }
+    let many = (0..MAX_STREAMS as u128).map(|n| {
+        TenantEvent::SignalStreamCreated(SignalStreamCreated {
+            stream_id: Uuid::from_u128(1000 + n),
+            ..stream_created(URL)
+        })
+        .into()
+    });
+    given::<Streams>(many)
+        .when(create())
+        .then_rejected(Rejection::TooManySignalStreams);
+}
+
+#[test]
+fn only_a_stream_that_was_disabled_begins_anew() {
+    use StreamStatus::{Disabled, Enabled, Paused};
+    given::<Streams>([created()])
+        .when(set(Paused, Some(9)))
+        .then([is_set(Paused, false, None)]);
+    given::<Streams>([created(), is_set(Paused, false, None)])
+        .when(set(Paused, Some(9)))
+        .then_nothing();
+    given::<Streams>([created(), is_set(Paused, false, None)])
+        .when(set(Enabled, Some(9)))
+        .then([is_set(Enabled, false, None)]);
+    given::<Streams>([created(), is_set(Disabled, false, None)])
+        .when(set(Paused, Some(9)))
+        .then([is_set(Paused, false, Some(9))]);
+    let mut other_reason = stream_status(Disabled, false, Some(begins(9)));
+    other_reason.reason = None;
+    given::<Streams>([created(), is_set(Disabled, false, None)])
+        .when(Command::SetStatus(other_reason.clone()))
+        .then([TenantEvent::SignalStreamStatusSet(SignalStreamStatusSet {
+            begins: None,
+            ..other_reason
+        })
+        .into()]);
+
+    let mut settings = Settings::default();
+    let seen: Vec<_> = [
+        created(),
+        is_set(Paused, false, None),
+        is_set(Enabled, true, None),
+        is_set(Disabled, true, None),
+        is_set(Enabled, false, Some(9)),
+    ]
+    .iter()
+    .zip(1..)
+    .map(|(event, sequence)| {
+        let Event::Tenant(event) = event else { panic!() };
+        settings.evolve(event, support::NOON, sequence);
+        let stream = &settings.signals.streams[&STREAM];
+        let notice = stream.notice.as_ref().map(|n| n.number);
+        (stream.status, stream.generation, stream.begins.clone(), notice)
+    })
+    .collect();
+    assert_eq!(
+        seen,
+        [
+            (Enabled, 1, begins(7), None),
+            (Paused, 1, begins(7), None),
+            (Enabled, 1, begins(7), Some(3)),
+            (Disabled, 1, begins(7), Some(4)),
+            (Enabled, 5, begins(9), None),
+        ]
+    );
+}
+
+#[test]
+fn the_first_key_is_made_once() {
+    let make = || Command::MakeFirstKey(signal_key("one"));
+    let made = || TenantEvent::SignalKeyMade(signal_key("one")).into();
+    given::<Streams>([]).when(make()).then([made()]);
+    given::<Streams>([made()]).when(make()).then_nothing();
+}

@@ -1,0 +1,362 @@
+//! `/ssf/poll/{stream_id}`: a receiver asks for what it has to hear, and says what it has (RFC 8936).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use futures::future::try_join_all;
+use gatelog_events::clock;
+use gatelog_events::domain::feed::Command;
+use gatelog_events::domain::signals::{Delivery, SignalRef, SignalStream, StreamStatus};
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::domain::webhook::DeadLetter;
+use gatelog_events::ids::{Offset, Partition, Stream};
+use gatelog_projections::signals::{self, What};
+use gatelog_projections::store::StoreError;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::body::Body;
+use super::{known, reads, wrong};
+use crate::error::{Kind, Problem};
+use crate::feeds::signals::push::answer::known_code;
+use crate::feeds::signals::push::{dead_letter, item, taken};
+use crate::feeds::signals::reader::{Notice, Pending, Reader, is_far};
+use crate::feeds::signals::token::Set;
+use crate::feeds::signals::{home, say_and_see};
+use crate::http::app::App;
+use crate::http::ask::MinPosition;
+use crate::http::caller::Caller;
+use crate::http::reply::ok;
+
+/// SETs of one answer: how many where the receiver does not say, and at the most.
+const DEFAULT_EVENTS: usize = 64;
+const MAX_EVENTS: usize = 256;
+/// SETs that one request may acknowledge.
+const MAX_ACKNOWLEDGED: usize = 1000;
+/// Longest wait for something to tell: below what proxies and this node's own limit allow.
+const WAIT: Duration = Duration::from_secs(25);
+/// How often a waiting receiver looks whether it may go on waiting.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A poll (RFC 8936, section 2.2).
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = SsfPollInput)]
+pub struct PollInput {
+    /// SETs wanted, at the most: 64 if absent, never more than 256; 0 to acknowledge only.
+    pub max_events: Option<u32>,
+    /// Whether to answer at once where there is nothing to tell. Otherwise it is waited for up to 25 seconds.
+    pub return_immediately: Option<bool>,
+    /// `jti` of SETs that the receiver has. They never come again.
+    pub ack: Option<Vec<String>>,
+    /// SETs that the receiver will not take, by `jti`. They never come again either.
+    pub set_errs: Option<BTreeMap<String, SetError>>,
+}
+
+/// Why a SET is not taken (RFC 8936, section 2.6).
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = SsfSetError)]
+pub struct SetError {
+    /// Such as `invalid_key`.
+    pub err: String,
+}
+
+/// The answer to a poll (RFC 8936, section 2.3).
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = SsfPollAnswer)]
+pub struct PollBody {
+    /// Signed SETs by their `jti`, in the order in which they happened.
+    #[schema(value_type = Object)]
+    pub sets: Sets,
+    /// Whether there is more than this.
+    pub more_available: bool,
+}
+
+/// SETs with their names, in order.
+#[derive(Default)]
+pub struct Sets(Vec<(Uuid, String)>);
+
+impl Serialize for Sets {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(Some(self.0.len()))?;
+        for (jti, token) in &self.0 {
+            map.serialize_entry(jti, token)?;
+        }
+        map.end()
+    }
+}
+
+/// What a stream has to tell its receiver. What was not acknowledged comes again.
+#[utoipa::path(
+    post, path = "/ssf/poll/{stream_id}", tag = "shared signals", params(("stream_id" = String, Path)),
+    request_body = PollInput,
+    responses((status = 200, description = "SETs", body = PollBody)),
+    security(("api_key" = ["ssf.read"]))
+)]
+pub async fn poll(
+    State(app): State<App>,
+    caller: Caller,
+    Path(stream_id): Path<String>,
+    min: MinPosition,
+    Body { value, .. }: Body<PollInput>,
+) -> Result<Response, Problem> {
+    reads(&caller)?;
+    min.reached(&app, &[signals::NAME]).await?;
+    let wanted = value
+        .max_events
+        .map_or(DEFAULT_EVENTS, |n| usize::try_from(n).unwrap_or(MAX_EVENTS));
+    let poll = Poll {
+        app,
+        caller,
+        stream_id,
+        wanted: wanted.min(MAX_EVENTS),
+    };
+    let names = names(value.ack.unwrap_or_default(), value.set_errs.unwrap_or_default())?;
+    let poll = poll.acknowledge(names).await?;
+    let wait = if value.return_immediately.unwrap_or(false) || poll.wanted == 0 {
+        Duration::ZERO
+    } else {
+        WAIT
+    };
+    poll.answer(wait).await
+}
+
+/// What of it the receiver has, by name, and why it did not take it. A name that is none of ours names nothing.
+fn names(
+    acknowledged: Vec<String>,
+    errors: BTreeMap<String, SetError>,
+) -> Result<BTreeMap<Uuid, Option<&'static str>>, Problem> {
+    for (member, length) in [("ack", acknowledged.len()), ("setErrs", errors.len())] {
+        if length > MAX_ACKNOWLEDGED {
+            return Err(wrong(member, "It may name at most 1000 SETs."));
+        }
+    }
+    let taken = acknowledged.iter().map(|jti| (jti.as_str(), None));
+    let refused = errors
+        .iter()
+        .map(|(jti, e)| (jti.as_str(), Some(known_code(&e.err))));
+    Ok(taken
+        .chain(refused)
+        .filter_map(|(jti, code)| Some((Uuid::try_parse(jti).ok()?, code)))
+        .collect())
+}
+
+/// One receiver that asks.
+struct Poll {
+    app: App,
+    caller: Caller,
+    stream_id: String,
+    wanted: usize,
+}
+
+/// What an acknowledgement changes: what is to be said, and where.
+type Said = Vec<(Partition, Vec<Command>)>;
+
+impl Poll {
+    /// The stream, if it is still the caller's and polled.
+    fn stream<'s>(&self, settings: &'s Settings) -> Result<(Uuid, &'s SignalStream), Problem> {
+        self.caller.is_still(settings)?;
+        let (id, stream) = known(settings, &self.caller, &self.stream_id)?;
+        if stream.config.delivery == Delivery::Poll {
+            return Ok((id, stream));
+        }
+        Err(Problem::new(
+            Kind::InvalidStream,
+            "The stream is pushed. Change its delivery.method to urn:ietf:rfc:8936 to poll it.",
+        ))
+    }
+
+    /// Runs what reads many rows where nobody waits for the thread.
+    async fn blocking<T: Send + 'static>(
+        self,
+        f: impl FnOnce(&Self, Reader<'_>, &Settings) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<(Self, T), Problem> {
+        let read = tokio::task::spawn_blocking(move || {
+            let settings = self.app.node.views.settings(self.app.tenant())?;
+            let (stream_id, stream) = self.stream(&settings)?;
+            let reader = Reader {
+                node: &self.app.node,
+                stream_id,
+                stream,
+            };
+            let found = f(&self, reader, &settings)?;
+            Ok::<_, Problem>((self, found))
+        });
+        read.await?
+    }
+
+    /// Says in the log what the receiver has; it does not come again.
+    async fn acknowledge(self, names: BTreeMap<Uuid, Option<&'static str>>) -> Result<Self, Problem> {
+        if names.is_empty() {
+            return Ok(self);
+        }
+        let (poll, said) = self
+            .blocking(move |poll, reader, _| Ok(poll.acknowledged(reader, &names)?))
+            .await?;
+        let node = &poll.app.node;
+        try_join_all(said.into_iter().map(|(partition, commands)| async move {
+            for command in commands {
+                say_and_see(node, partition, command).await?;
+            }
+            Ok::<_, Problem>(())
+        }))
+        .await?;
+        Ok(poll)
+    }
+
+    fn acknowledged(
+        &self,
+        reader: Reader<'_>,
+        names: &BTreeMap<Uuid, Option<&'static str>>,
+    ) -> Result<Said, StoreError> {
+        let partitions = self.app.node.log.partitions();
+        let mut said = Said::new();
+        let mut notices = reader.notices()?;
+        notices.retain(|notice| names.contains_key(&reader.notice(notice).jti));
+        if !notices.is_empty() {
+            let home = home(reader.stream_id, partitions);
+            said.push((home, vec![taken(&reader, &notices)]));
+        }
+        let teller = reader.teller();
+        for partition in (0..partitions).map(Partition) {
+            let from = reader.told(partition)?;
+            let part = reader.part(partition, from, &reader.beyond(partition)?)?;
+            let mut done: BTreeSet<SignalRef> = BTreeSet::new();
+            let mut commands = Vec::new();
+            for pending in &part.pending {
+                let jti = teller.name(&pending.signal);
+                let Some(code) = names.get(&jti) else {
+                    // What is not told any more needs no acknowledgement.
+                    if pending.signal.what == What::AddressChanged && reader.set(&pending.signal)?.is_none() {
+                        done.insert(pending.place);
+                    }
+                    continue;
+                };
+                done.insert(pending.place);
+                if let Some(code) = code {
+                    commands.push(refused(reader.stream_id, jti, pending, code));
+                }
+            }
+            if !done.is_empty() {
+                let beyond: Vec<_> = done.iter().copied().collect();
+                commands.extend(reader.say(part.passed(&done), &beyond));
+                said.push((partition, commands));
+            }
+        }
+        Ok(said)
+    }
+
+    async fn answer(self, wait: Duration) -> Result<Response, Problem> {
+        let until = clock::monotonic() + wait;
+        let mut poll = self;
+        loop {
+            let folded = poll.folded();
+            let (again, (body, passed)) = poll
+                .blocking(|poll, reader, settings| poll.batch(reader, settings))
+                .await?;
+            poll = again;
+            for (partition, commands) in passed {
+                for command in commands {
+                    say_and_see(&poll.app.node, partition, command).await?;
+                }
+            }
+            let left = until.saturating_duration_since(clock::monotonic());
+            if !body.sets.0.is_empty() || left.is_zero() || poll.app.node.is_stopping() {
+                return ok(&body);
+            }
+            poll.wait(&folded, until).await?;
+        }
+    }
+
+    /// What comes next, and how far the stream has come where nothing of it concerned the receiver.
+    fn batch(&self, reader: Reader<'_>, settings: &Settings) -> Result<(PollBody, Said), Problem> {
+        let mut sets: Vec<Set> = Vec::new();
+        let notices: Vec<Notice> = reader.notices()?;
+        sets.extend(notices.iter().map(|notice| reader.notice(notice)));
+        let mut pending: Vec<Pending> = Vec::new();
+        let (mut passed, mut more) = (Said::new(), false);
+        if reader.stream.status == StreamStatus::Enabled {
+            for partition in (0..self.app.node.log.partitions()).map(Partition) {
+                let from = reader.told(partition)?;
+                let part = reader.part(partition, from, &reader.beyond(partition)?)?;
+                let now = part.passed(&BTreeSet::new());
+                if is_far(from, now) {
+                    passed.push((partition, reader.say(now, &[])));
+                }
+                more |= part.more;
+                pending.extend(part.pending);
+            }
+        }
+        pending.sort_by_key(|p| p.signal.time);
+        for p in pending {
+            if sets.len() > self.wanted {
+                break;
+            }
+            sets.extend(reader.set(&p.signal)?);
+        }
+        let more_available = more || sets.len() > self.wanted;
+        sets.truncate(self.wanted);
+        let signer = self
+            .app
+            .node
+            .signal_keys
+            .signer(self.app.tenant(), &settings.signals);
+        let signer = signer.ok_or_else(|| Problem::internal(&"the key that signs is not to be had"))?;
+        let mut signed = Vec::with_capacity(sets.len());
+        for set in sets {
+            let token = signer.sign(&set.claims).map_err(|e| Problem::internal(&e))?;
+            signed.push((set.jti, token));
+        }
+        let body = PollBody {
+            sets: Sets(signed),
+            more_available,
+        };
+        Ok((body, passed))
+    }
+
+    /// Up to where each partition is folded.
+    fn folded(&self) -> Vec<Offset> {
+        let partitions = (0..self.app.node.log.partitions()).map(Partition);
+        let next = |stream, p| self.app.node.views.next(signals::NAME, stream, p).unwrap_or(0);
+        partitions
+            .flat_map(|p| Stream::ALL.map(|stream| next(stream, p)))
+            .collect()
+    }
+
+    /// Waits until there may be something to tell that was not there when this much was folded.
+    async fn wait(&self, before: &[Offset], until: std::time::Instant) -> Result<(), Problem> {
+        loop {
+            // Enabled before looking, so that nothing in between is missed.
+            let applied = self.app.node.views.applied(signals::NAME);
+            let moved = async {
+                match &applied {
+                    Some(applied) => applied.moved().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(moved);
+            let _ = futures::poll!(moved.as_mut());
+            let left = until.saturating_duration_since(clock::monotonic());
+            if left.is_zero() || self.app.node.is_stopping() || self.folded() != before {
+                return Ok(());
+            }
+            let settings = self.app.node.views.settings(self.app.tenant())?;
+            // Whoever may not poll any more hears it now.
+            self.stream(&settings)?;
+            let _ = tokio::time::timeout(left.min(LOOK), moved).await;
+        }
+    }
+}
+
+fn refused(stream_id: Uuid, jti: Uuid, pending: &Pending, code: &str) -> Command {
+    let item = item(pending.clone());
+    Command::DeadLettered(DeadLetter {
+        attempts: 1,
+        reason: format!("the receiver rejected it: {code}"),
+        ..dead_letter(stream_id, pending.signal.user, jti, &item)
+    })
+}
