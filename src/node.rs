@@ -34,12 +34,12 @@ use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Cluster, ClusterError, Forwarder, Gate, NodeAddress, NodeUrl, Router};
 use crate::config::Config;
 use crate::feeds::keys::FeedKeys;
+use crate::feeds::links::Links;
 use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
 use crate::feeds::seal::{NoSeal, Seal};
 use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
 use crate::feeds::signals::push::Transmitter;
-use crate::feeds::unsubscribe::{NoLinks, Unsubscribe};
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
 use crate::upkeep;
@@ -71,8 +71,6 @@ pub enum NodeError {
     Secrets(#[from] SecretsError),
     #[error("{0}")]
     SigningKeys(#[from] KeyError),
-    #[error("{0}")]
-    Links(#[from] NoLinks),
     #[error("{0}")]
     Seal(#[from] NoSeal),
     #[error("{0}")]
@@ -140,8 +138,8 @@ pub struct Node {
     pub feed_keys: FeedKeys,
     /// Seals what connectors prove themselves with.
     pub credentials: Seal,
-    /// Links by which a consent is withdrawn.
-    pub unsubscribe: Unsubscribe,
+    /// Links by which consents are withdrawn and changed.
+    pub links: Links,
     /// What signs security events.
     pub signal_keys: SignalKeys,
     /// What is seen of the consumers whose lanes run here.
@@ -257,7 +255,7 @@ impl Started {
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
             credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
-            unsubscribe: Unsubscribe::new(&data.secrets.routing_secret)?,
+            links: Links::new(&data.secrets.routing_secret)?,
             signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
             observed: Observed::default(),
             spool,

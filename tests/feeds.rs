@@ -9,6 +9,7 @@ mod feeds {
     mod definitions;
     mod delivery;
     mod page;
+    mod preferences;
     mod status;
     mod stream;
     mod unsubscribe;

@@ -154,7 +154,7 @@ pub fn measure(
         let engine = Engine {
             views: &node.views,
             keys: &node.feed_keys,
-            links: &node.unsubscribe,
+            links: &node.links,
             issuer: node.config.issuer.as_str(),
             tenant: &node.config.tenant,
             settings,

@@ -9,7 +9,7 @@ mod batch;
 use std::time::Duration;
 
 use gatelog_events::clock::{self, Timestamp};
-use gatelog_events::domain::feed::{self, Definition};
+use gatelog_events::domain::feed::{self, Definition, Field};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
@@ -22,8 +22,8 @@ pub use self::batch::{Batch, Item};
 use super::cursor::{Cursor, Lane, Snapshot};
 use super::gate;
 use super::keys::{FeedKeys, Scope};
+use super::links::Links;
 use super::record::{Data, Record, SNAPSHOT, WITHDRAWN};
-use super::unsubscribe::Unsubscribe;
 use crate::views::Views;
 
 /// Rows that one batch looks at, at the most, so that a consumer who may see little is answered soon.
@@ -36,7 +36,7 @@ const WITHDRAWALS: usize = gatelog_events::codec::MAX_EVENTS + 1;
 pub struct Engine<'a> {
     pub views: &'a Views,
     pub keys: &'a FeedKeys,
-    pub links: &'a Unsubscribe,
+    pub links: &'a Links,
     /// The URL of this installation.
     pub issuer: &'a str,
     pub tenant: &'a TenantId,
@@ -478,16 +478,26 @@ impl Engine<'_> {
     }
 
     fn fields(&self, id: UserId, user: &User) -> Data {
-        let unsubscribe = || {
-            let purpose = self.definition.purpose.as_deref()?;
-            let token = self.links.token(self.tenant, id, purpose)?;
-            Some(format!(
-                "{}/v1/unsubscribe/{token}",
-                self.issuer.trim_end_matches('/')
-            ))
+        let link = |field| {
+            let (kind, token) = match field {
+                Field::UnsubscribeUrl => {
+                    let purpose = self.definition.purpose.as_deref()?;
+                    let links = &self.links.unsubscribe;
+                    ("unsubscribe", links.token(self.tenant, id, purpose)?)
+                }
+                Field::PreferencesUrl => {
+                    let (links, email) = (&self.links.preferences, user.email.as_ref()?);
+                    (
+                        "preferences",
+                        links.token(self.tenant, id, email, clock::now().day())?,
+                    )
+                }
+                _ => return None,
+            };
+            Some(format!("{}/v1/{kind}/{token}", self.issuer.trim_end_matches('/')))
         };
         Data::State {
-            fields: gate::fields(self.definition, user, self.settings, unsubscribe),
+            fields: gate::fields(self.definition, user, self.settings, link),
         }
     }
 

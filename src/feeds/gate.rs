@@ -11,18 +11,18 @@ pub fn is_open(definition: &Definition, user: &User) -> bool {
     user.exists() && user.status == Status::Active && definition.purpose.as_ref().is_none_or(consented)
 }
 
-/// The named fields that have a value, as they are now. Only for those for whom the gate [`is_open`]. `unsubscribe` gives
-/// the link by which they leave the feed.
+/// The named fields that have a value, as they are now. Only for those for whom the gate [`is_open`]. `link` gives
+/// those that are links.
 pub fn fields(
     definition: &Definition,
     user: &User,
     settings: &Settings,
-    unsubscribe: impl Fn() -> Option<String>,
+    link: impl Fn(Field) -> Option<String>,
 ) -> Map<String, Value> {
     let mut out = Map::new();
     for field in &definition.fields {
         let value = match field {
-            Field::UnsubscribeUrl => unsubscribe().map(Value::String),
+            Field::UnsubscribeUrl | Field::PreferencesUrl => link(*field).map(Value::String),
             field => value(*field, user, settings),
         };
         if let Some(value) = value {
@@ -52,7 +52,7 @@ fn value(field: Field, user: &User, settings: &Settings) -> Option<Value> {
             let granted = user.consents.iter().filter(|(_, c)| c.granted);
             Some(granted.map(|(purpose, _)| json!(purpose)).collect())
         }
-        Field::UnsubscribeUrl => None,
+        Field::UnsubscribeUrl | Field::PreferencesUrl => None,
         Field::Profile(field) => user.profile.0.get(&field).map(|v| json!(v)),
     }
 }

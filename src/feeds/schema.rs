@@ -49,7 +49,7 @@ fn field(field: Field) -> Value {
         Field::Email => json!({"type": "string", "format": "email"}),
         Field::EmailVerified => json!({"type": "boolean"}),
         Field::Locale => json!({"type": "string", "description": "BCP 47 language tag."}),
-        Field::UnsubscribeUrl => json!({"type": "string", "format": "uri"}),
+        Field::UnsubscribeUrl | Field::PreferencesUrl => json!({"type": "string", "format": "uri"}),
         Field::CreatedAt => json!({"type": "string", "format": "date-time"}),
         Field::Entitlements | Field::Roles | Field::Consents => names,
         Field::Plan | Field::Profile(_) => json!({"type": "string"}),

@@ -21,6 +21,13 @@ const REGISTRATIONS: Limits = Limits {
     decay: Duration::from_secs(1),
 };
 
+/// Changes of consents by link from one network, whether or not they change anything.
+const CHOICES: Limits = Limits {
+    free: 100,
+    decay: Duration::from_secs(10),
+    ..REGISTRATIONS
+};
+
 const NETWORKS_REMEMBERED: usize = 100_000;
 
 /// The state of the router. Cheap to clone.
@@ -32,6 +39,8 @@ pub struct Shared {
     pub node: Arc<Node>,
     /// Registrations by network.
     pub registrations: Throttle,
+    /// Changes of consents by link, by network.
+    pub choices: Throttle,
     /// SHA-256 of the bootstrap key.
     pub(super) bootstrap: Option<digest::Digest>,
     /// `/openapi.json`.
@@ -57,6 +66,7 @@ impl App {
         let mac = hmac::Key::new(hmac::HMAC_SHA256, node.secrets.idempotency_secret.expose());
         Self(Arc::new(Shared {
             registrations: Throttle::new(REGISTRATIONS, NETWORKS_REMEMBERED),
+            choices: Throttle::new(CHOICES, NETWORKS_REMEMBERED),
             bootstrap,
             document,
             mac,

@@ -90,6 +90,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::feed_webhooks::dead_letters))
         .routes(routes!(api::feed_webhooks::redrive))
         .routes(routes!(api::unsubscribe::ask, api::unsubscribe::withdraw))
+        .routes(routes!(pages::preferences::show, pages::preferences::choose))
         .routes(routes!(api::ssf::configuration::get))
         .routes(routes!(api::ssf::configuration::jwks))
         .routes(routes!(

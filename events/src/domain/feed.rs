@@ -115,6 +115,8 @@ pub enum Field {
     Consents,
     /// A link by which the subject withdraws the consent that gates the feed, for `List-Unsubscribe` (RFC 8058).
     UnsubscribeUrl,
+    /// A link to a page where the subject sees and changes all their consents. It ends after half a year.
+    PreferencesUrl,
     Profile(ProfileField),
 }
 
@@ -131,6 +133,7 @@ impl Field {
             Field::CreatedAt,
             Field::Consents,
             Field::UnsubscribeUrl,
+            Field::PreferencesUrl,
         ];
         own.into_iter()
             .chain(ProfileField::ALL.into_iter().map(Field::Profile))
@@ -148,13 +151,17 @@ impl Field {
             Field::CreatedAt => "created_at",
             Field::Consents => "consents",
             Field::UnsubscribeUrl => "unsubscribe_url",
+            Field::PreferencesUrl => "preferences_url",
             Field::Profile(field) => field.name(),
         }
     }
 
     /// Whether it tells who somebody is: such a field leaves only with a consent.
     pub const fn is_personal(self) -> bool {
-        matches!(self, Field::Email | Field::UnsubscribeUrl | Field::Profile(_))
+        matches!(
+            self,
+            Field::Email | Field::UnsubscribeUrl | Field::PreferencesUrl | Field::Profile(_)
+        )
     }
 }
 

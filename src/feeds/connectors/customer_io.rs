@@ -53,6 +53,7 @@ pub(super) const NAMES: Names = Names {
         ("created_at", CREATED_AT),
         ("consents", "consents"),
         ("unsubscribe_url", "unsubscribe_url"),
+        ("preferences_url", "preferences_url"),
         ("given_name", "first_name"),
         ("family_name", "last_name"),
         ("middle_name", "middle_name"),

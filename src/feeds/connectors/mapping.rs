@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 /// The names of all fields that a feed can have; in the host, `Field::all()`.
-pub const FIELDS: [&str; 25] = [
+pub const FIELDS: [&str; 26] = [
     "email",
     "email_verified",
     "locale",
@@ -15,6 +15,7 @@ pub const FIELDS: [&str; 25] = [
     "created_at",
     "consents",
     "unsubscribe_url",
+    "preferences_url",
     "given_name",
     "family_name",
     "middle_name",

@@ -53,6 +53,7 @@ pub(super) const NAMES: Names = Names {
         ("created_at", "createdAt"),
         ("consents", "consents"),
         ("unsubscribe_url", "unsubscribeUrl"),
+        ("preferences_url", "preferencesUrl"),
         ("given_name", "firstName"),
         ("family_name", "lastName"),
         ("middle_name", "middleName"),

@@ -187,7 +187,7 @@ impl Lane {
         let engine = Engine {
             views: &self.node.views,
             keys: &self.node.feed_keys,
-            links: &self.node.unsubscribe,
+            links: &self.node.links,
             issuer: self.node.config.issuer.as_str(),
             tenant: &self.node.config.tenant,
             settings: &settings,
@@ -460,7 +460,7 @@ fn records(
         let engine = Engine {
             views: &node.views,
             keys: &node.feed_keys,
-            links: &node.unsubscribe,
+            links: &node.links,
             issuer: node.config.issuer.as_str(),
             tenant: &node.config.tenant,
             settings: &settings,

@@ -160,7 +160,7 @@ impl TopicLane {
         let engine = Engine {
             views: &node.views,
             keys: &node.feed_keys,
-            links: &node.unsubscribe,
+            links: &node.links,
             issuer: node.config.issuer.as_str(),
             tenant: &node.config.tenant,
             settings: &settings,

@@ -282,7 +282,7 @@ impl Follower {
         Engine {
             views: &self.app.node.views,
             keys: &self.app.node.feed_keys,
-            links: &self.app.node.unsubscribe,
+            links: &self.app.node.links,
             issuer: self.app.node.config.issuer.as_str(),
             tenant: self.app.tenant(),
             settings,

@@ -28,7 +28,7 @@ struct Link {
 }
 
 fn open(app: &App, token: &str) -> Result<Link, Problem> {
-    let found = app.node.unsubscribe.open(app.tenant(), token);
+    let found = app.node.links.unsubscribe.open(app.tenant(), token);
     let (user, purpose) = found.ok_or_else(|| {
         Problem::new(
             Kind::LinkNotValid,

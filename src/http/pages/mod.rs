@@ -1,6 +1,9 @@
 //! Pages for people. What they are made of lies in `web/` and is part of the binary; they load nothing from elsewhere.
 
 pub mod feeds;
+mod notices;
+pub mod preferences;
+mod texts;
 
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
