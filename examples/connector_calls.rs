@@ -127,6 +127,7 @@ fn batch() -> Vec<Given> {
         subject: subject(n),
         time: time.map(str::to_owned),
         sequence: u64::try_from(n).unwrap_or(0) + 7,
+        granted: kind == "consent.granted",
         said,
     };
     let full: Map<String, Value> = [

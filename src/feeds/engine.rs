@@ -338,6 +338,7 @@ impl Engine<'_> {
             subject: self.keys.subject(self.scope(), withdrawal.user),
             time: Some(withdrawal.time),
             sequence: withdrawal.sequence,
+            granted: false,
             data: Data::Withdrawn {
                 reason: withdrawal.cause.into(),
             },
@@ -458,6 +459,7 @@ impl Engine<'_> {
             subject: self.keys.subject(self.scope(), id),
             time: None,
             sequence: user.version,
+            granted: false,
             data: self.fields(id, user),
         }
     }
@@ -473,6 +475,7 @@ impl Engine<'_> {
             subject: self.keys.subject(self.scope(), id),
             time: Some(event.time),
             sequence: event.sequence,
+            granted: self.grants(event),
             data: self.fields(id, user),
         }
     }
@@ -506,9 +509,13 @@ impl Engine<'_> {
         match &*e.kind {
             "user.enabled" => true,
             REGISTERED => self.definition.purpose.is_none(),
-            "consent.granted" => e.purpose.is_some() && e.purpose == self.definition.purpose,
-            _ => false,
+            _ => self.grants(e),
         }
+    }
+
+    /// Whether it gave the consent that gates the feed.
+    fn grants(&self, e: &Happened) -> bool {
+        e.kind == "consent.granted" && e.purpose.is_some() && e.purpose == self.definition.purpose
     }
 
     /// Whether it is told as a withdrawal, and so not among the events.

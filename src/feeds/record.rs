@@ -32,6 +32,8 @@ pub struct Record {
     pub time: Option<Timestamp>,
     /// Number of the event among its user's.
     pub sequence: u64,
+    /// Whether the consent that gates the feed was given with it. Only connectors ask.
+    pub granted: bool,
     pub data: Data,
 }
 

@@ -371,3 +371,50 @@ async fn a_wrong_connector_is_refused_by_the_name_of_what_is_wrong() {
     pushing.abort();
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opt_out_at_the_vendor_outlasts_all_but_the_consent_that_gates_the_feed() {
+    let (server, pushing) = start().await;
+    let named = json!({"purpose": "newsletter", "fields": ["email"], "events": ["consent.granted"]});
+    define(&server, "marketing", &named).await;
+    let (ada, _) = register(&server, "ada", true).await;
+    let vendor = Vendor::start(|_| (200, json!({}))).await;
+    let connector = json!({
+        "connector": {"vendor": "customer_io", "base_url": vendor.url},
+        "credential": {"basic": {"user": "site", "password": "key"}},
+    });
+    set(&server, &connector).await;
+    let states = |v: &Vendor| {
+        let sent = v.sent("/api/v2/batch", "batch");
+        let states = sent.iter().filter(|o| o["action"] == "identify");
+        states.map(|o| o["attributes"].clone()).collect::<Vec<_>>()
+    };
+    vendor.until("the snapshot", |v| states(v).len() == 1).await;
+    consent(&server, &ada, "product_updates", true).await;
+    vendor.until("another consent", |v| states(v).len() == 2).await;
+    assert!(states(&vendor).iter().all(|s| s.get("unsubscribed").is_none()));
+    consent(&server, &ada, "newsletter", false).await;
+    vendor.until("the withdrawal", |v| states(v).len() == 3).await;
+    consent(&server, &ada, "newsletter", true).await;
+    vendor.until("the consent again", |v| states(v).len() == 4).await;
+    let opt_outs: Vec<_> = states(&vendor)[2..]
+        .iter()
+        .map(|s| s["unsubscribed"].clone())
+        .collect();
+    assert_eq!(opt_outs, [json!(true), json!(false)]);
+
+    // Also where the feed does not name it, and it comes as a state.
+    let unnamed = json!({"purpose": "newsletter", "fields": ["email"], "events": []});
+    define(&server, "marketing", &unnamed).await;
+    set(&server, &connector).await;
+    vendor.until("everyone anew", |v| states(v).len() == 5).await;
+    consent(&server, &ada, "newsletter", false).await;
+    vendor.until("another withdrawal", |v| states(v).len() == 6).await;
+    consent(&server, &ada, "newsletter", true).await;
+    vendor
+        .until("the consent once more", |v| states(v).len() == 7)
+        .await;
+    assert_eq!(states(&vendor)[6]["unsubscribed"], false);
+    pushing.abort();
+    server.stop().await;
+}

@@ -171,7 +171,7 @@ impl CustomerIo {
             }
             Duty::Keep => {
                 let mut attributes = self.attributes(given);
-                if given.is_grant() {
+                if given.granted {
                     attributes.insert("unsubscribed".to_owned(), json!(false));
                 }
                 let mut operations = vec![operation("identify", timed(json!({ "attributes": attributes })))];

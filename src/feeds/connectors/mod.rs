@@ -39,8 +39,6 @@ use credential::{basic, bearer};
 
 /// The kind of a record that gives a state without an event that was asked for.
 pub const SNAPSHOT: &str = "subject.snapshot";
-/// The kind of a record of a consent that was given.
-pub const GRANTED: &str = "consent.granted";
 
 /// A record of a feed; a batch has at most one of each subject.
 #[derive(Clone, PartialEq)]
@@ -54,6 +52,8 @@ pub struct Given {
     /// RFC 3339; a snapshot has none.
     pub time: Option<String>,
     pub sequence: u64,
+    /// Whether the consent that gates the feed was given with it: only then is an opt-out at the vendor taken back.
+    pub granted: bool,
     pub said: Said,
 }
 
@@ -71,11 +71,6 @@ impl Given {
     /// Whether it tells of an event.
     fn is_event(&self) -> bool {
         self.kind != SNAPSHOT
-    }
-
-    /// Whether a consent was given with it: only then is an opt-out at the vendor taken back.
-    fn is_grant(&self) -> bool {
-        self.kind == GRANTED
     }
 }
 

@@ -10,7 +10,7 @@
 //! - The consent is a `ContactPointTypeConsent`: `PartyConsent` has dates without a time of day and no channel. A record of
 //!   a consent that was given sets `EffectiveFrom` and `CaptureDate`; all states say `OptIn` and no `EffectiveTo`.
 //! - Withdrawn or disabled: mapped fields are set to null, `HasOptedOutOfEmail` to true, and the consent to `OptOut` with
-//!   its end. The opt-out is taken back only by a record of a consent that was given.
+//!   its end. The opt-out is taken back only when the feed's own consent is given again.
 //! - `LastName` (and a lead's `Company`) cannot be null; the subject (and `[not provided]`) stand in.
 //! - Erased: the three are deleted by external id, in composite requests. Salesforce keeps them in its recycle bin for 15
 //!   days; a purge of it is a job for the Bulk API or an administrator.
@@ -221,7 +221,7 @@ impl Salesforce {
         }
         if item.duty == Duty::Clear {
             person.insert("HasOptedOutOfEmail".to_owned(), json!(true));
-        } else if given.is_grant() {
+        } else if given.granted {
             person.insert("HasOptedOutOfEmail".to_owned(), json!(false));
         }
         person
@@ -251,7 +251,7 @@ impl Salesforce {
             (None, true) => {}
             (time, false) => {
                 set("EffectiveTo", Value::Null);
-                if let Some(time) = time.as_ref().filter(|_| given.is_grant()) {
+                if let Some(time) = time.as_ref().filter(|_| given.granted) {
                     set("EffectiveFrom", json!(time));
                     set("CaptureDate", json!(time));
                 }

@@ -13,6 +13,9 @@ pub(super) fn subject(n: usize) -> Uuid {
     Uuid::from_u128(0xA11C_E000_0000_4000_8000_0000_0000_0000 + n as u128)
 }
 
+/// The kind of a record of the consent that gates the feed.
+pub(super) const GRANTED: &str = "consent.granted";
+
 pub(super) fn given(n: usize, kind: &str, said: Said) -> Given {
     Given {
         id: Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + n as u128),
@@ -20,6 +23,7 @@ pub(super) fn given(n: usize, kind: &str, said: Said) -> Given {
         subject: subject(n),
         time: (kind != SNAPSHOT).then(|| TIME.to_owned()),
         sequence: n as u64,
+        granted: kind == GRANTED,
         said,
     }
 }

@@ -206,6 +206,7 @@ fn given(record: &Record) -> Given {
         subject: record.subject,
         time: record.time.map(|time| time.to_string()),
         sequence: record.sequence,
+        granted: record.granted,
         said: match &record.data {
             Data::State { fields } => Said::State(fields.clone()),
             Data::Withdrawn { reason } => Said::Withdrawn(match reason {

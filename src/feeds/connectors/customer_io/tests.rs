@@ -1,5 +1,5 @@
 use super::super::tests::*;
-use super::super::{Connector, GRANTED, Reason, SNAPSHOT};
+use super::super::{Connector, Reason, SNAPSHOT};
 use super::*;
 
 fn connector() -> Connector {

@@ -1,5 +1,5 @@
 use super::super::tests::*;
-use super::super::{Connector, GRANTED, Outcome, Reason, SNAPSHOT, Verdict};
+use super::super::{Connector, Outcome, Reason, SNAPSHOT, Verdict};
 use super::*;
 
 fn connector(more: Value) -> Connector {

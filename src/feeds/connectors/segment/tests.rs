@@ -1,5 +1,5 @@
 use super::super::tests::*;
-use super::super::{Connector, GRANTED, SNAPSHOT, Verdict};
+use super::super::{Connector, SNAPSHOT, Verdict};
 use super::*;
 
 fn connector(more: Value) -> Connector {
