@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use crate::feeds::webhook::breaker::{Breaker, Limits, Paused};
 
-pub(super) struct Door {
+pub struct Door {
     breaker: watch::Sender<Breaker>,
     limits: Limits,
     /// How often the receiver was away and came back.

@@ -3,7 +3,7 @@
 mod dead_letters;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Key;
 use super::endpoint::{Endpoint, Outcome, URGENT};
 use super::queue::{Job, Queue};
 use super::say::{request, say};
+use super::{Key, pause};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::observed::Outcome as Seen;
@@ -142,7 +142,7 @@ impl Lane {
                         self.land_all(landed).await;
                     }
                 }
-                () = sleep_until(wake) => {}
+                () = pause::until(wake) => {}
                 // What failed while it was away was not the records' fault.
                 Ok(()) = back.changed() => self.queue.wake_all(),
                 () = &mut moved => {}
@@ -367,7 +367,7 @@ impl Lane {
                 };
                 let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
-                match attempts.next(now, retry_after, random(), lifetime) {
+                match attempts.next(now, retry_after, pause::random(), lifetime) {
                     Next::At(at) => self.queue.again(user, clock::monotonic() + at.since(now)),
                     Next::GiveUp => {
                         self.bury(&job, record, attempts.made, status, reason).await;
@@ -508,16 +508,4 @@ pub(super) fn progress(feed: &str, name: &str, generation: u64, at: Place) -> Pr
         activity: at.activity,
         withdrawals: at.withdrawals,
     }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// For jitter. Without randomness there is none.
-fn random() -> u64 {
-    crate::auth::random::<8>().map_or(u64::MAX, u64::from_le_bytes)
 }

@@ -3,9 +3,10 @@
 //! Each webhook and topic has a *lane* per partition. A lane runs on the node that owns the partition and says in the log how far it
 //! has come, so another node goes on from there. A lane holds up nobody else's, nor a login: it only reads.
 
-mod door;
+pub(in crate::feeds) mod door;
 mod endpoint;
 mod lane;
+pub(in crate::feeds) mod pause;
 mod post;
 pub(in crate::feeds) mod queue;
 pub(in crate::feeds) mod say;

@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
-use aws_lc_rs::{digest, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatelog_events::domain::signals::{SignalKeyMade, Signals};
@@ -21,8 +20,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::auth::random;
 use crate::auth::secrets::Secret;
+use crate::feeds::seal::Seal;
 
 /// `typ` of RFC 8417, section 2.3.
 const TYPE: &str = "secevent+jwt";
@@ -34,18 +33,15 @@ pub struct NoSignalKeys;
 
 /// Makes and opens keys, and encrypts what receivers entrust.
 pub struct SignalKeys {
-    encryption: LessSafeKey,
+    seal: Seal,
     /// Keys that were opened, by `kid`.
     opened: Mutex<HashMap<String, Arc<Signer>>>,
 }
 
 impl SignalKeys {
     pub fn new(routing_secret: &Secret) -> Result<Self, NoSignalKeys> {
-        let routing = hmac::Key::new(hmac::HMAC_SHA256, routing_secret.expose());
-        let derived = hmac::sign(&routing, b"gatelog signals v1: key");
-        let key = UnboundKey::new(&AES_256_GCM, derived.as_ref()).map_err(|_| NoSignalKeys)?;
         Ok(Self {
-            encryption: LessSafeKey::new(key),
+            seal: Seal::new(routing_secret, "gatelog signals v1").map_err(|_| NoSignalKeys)?,
             opened: Mutex::default(),
         })
     }
@@ -57,10 +53,9 @@ impl SignalKeys {
         stream_id: Uuid,
         header: &str,
     ) -> Result<String, NoSignalKeys> {
-        self.seal(
-            &bound_to("authorization", tenant, stream_id.as_bytes()),
-            header.as_bytes(),
-        )
+        let stream = stream_id.simple().to_string();
+        let place = [tenant.as_str(), "authorization", &stream];
+        self.seal.seal(&place, header.as_bytes()).ok_or(NoSignalKeys)
     }
 
     /// Opens it again; none if it is not what was encrypted for this stream.
@@ -70,7 +65,10 @@ impl SignalKeys {
         stream_id: Uuid,
         wrapped: &str,
     ) -> Option<Zeroizing<String>> {
-        let clear = self.open(&bound_to("authorization", tenant, stream_id.as_bytes()), wrapped)?;
+        let stream = stream_id.simple().to_string();
+        let clear = self
+            .seal
+            .open(&[tenant.as_str(), "authorization", &stream], wrapped)?;
         std::str::from_utf8(&clear)
             .ok()
             .map(|text| Zeroizing::new(text.to_owned()))
@@ -83,7 +81,8 @@ impl SignalKeys {
         let [modulus, exponent] = [modulus, exponent].map(|n| URL_SAFE_NO_PAD.encode(n));
         let kid = thumbprint(&modulus, &exponent);
         let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| NoSignalKeys)?;
-        let wrapped = self.seal(&bound_to("signing", tenant, kid.as_bytes()), pkcs8.as_ref())?;
+        let place = [tenant.as_str(), "signing", &kid];
+        let wrapped = self.seal.seal(&place, pkcs8.as_ref()).ok_or(NoSignalKeys)?;
         Ok(SignalKeyMade {
             kid,
             modulus,
@@ -99,10 +98,8 @@ impl SignalKeys {
         if let Some(signer) = opened.get(&newest.kid) {
             return Some(signer.clone());
         }
-        let pkcs8 = self.open(
-            &bound_to("signing", tenant, newest.kid.as_bytes()),
-            &newest.wrapped,
-        )?;
+        let place = [tenant.as_str(), "signing", &newest.kid];
+        let pkcs8 = self.seal.open(&place, &newest.wrapped)?;
         let pair = RsaKeyPair::from_pkcs8(&pkcs8).ok()?;
         let header = json!({"typ": TYPE, "alg": "RS256", "kid": newest.kid});
         let signer = Arc::new(Signer {
@@ -112,39 +109,6 @@ impl SignalKeys {
         opened.insert(newest.kid.clone(), signer.clone());
         Some(signer)
     }
-
-    fn seal(&self, bound: &[u8], clear: &[u8]) -> Result<String, NoSignalKeys> {
-        let nonce = random::<NONCE_LEN>().map_err(|_| NoSignalKeys)?;
-        let mut sealed = clear.to_vec();
-        self.encryption
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut sealed)
-            .map_err(|_| NoSignalKeys)?;
-        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
-    }
-
-    fn open(&self, bound: &[u8], wrapped: &str) -> Option<Zeroizing<Vec<u8>>> {
-        let bytes = URL_SAFE_NO_PAD.decode(wrapped).ok()?;
-        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
-        let mut sealed = Zeroizing::new(sealed.to_vec());
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self
-            .encryption
-            .open_in_place(nonce, Aad::from(bound), &mut sealed)
-            .ok()?
-            .len();
-        sealed.truncate(length);
-        Some(sealed)
-    }
-}
-
-/// What a ciphertext is good for: nothing else opens it.
-fn bound_to(label: &str, tenant: &TenantId, id: &[u8]) -> Vec<u8> {
-    let mut bound = Vec::new();
-    for part in [label.as_bytes(), tenant.as_str().as_bytes(), id] {
-        bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        bound.extend_from_slice(part);
-    }
-    bound
 }
 
 /// Modulus and exponent of an `RSAPublicKey` (RFC 8017, appendix A.1.1), without leading zeros.

@@ -5,14 +5,13 @@ use std::time::Duration;
 use gatelog_events::clock;
 use gatelog_events::domain::signals::Push;
 use metrics::counter;
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{MAX_ERROR, Verdict, judge};
-use crate::feeds::webhook::WebhookConfig;
-use crate::feeds::webhook::breaker::Breaker;
+use crate::feeds::push::door::Door;
+use crate::feeds::webhook::breaker::{Breaker, Limits};
 use crate::feeds::webhook::client::{NoClient, WebhookClient};
 use crate::feeds::webhook::target::{Target, TargetError};
 use crate::node::Node;
@@ -29,8 +28,8 @@ pub(super) struct Endpoint {
     target: Target,
     client: WebhookClient,
     authorization: Option<Zeroizing<String>>,
-    config: WebhookConfig,
-    breaker: Mutex<Breaker>,
+    limits: Limits,
+    pub door: Door,
     permits: Semaphore,
 }
 
@@ -60,7 +59,7 @@ pub(super) enum Outcome {
 
 impl Endpoint {
     pub fn new(node: &Node, stream_id: Uuid, push: &Push) -> Result<Self, Unusable> {
-        let config = node.config.webhooks.clone();
+        let config = &node.config.webhooks;
         let authorization = match &push.authorization {
             Some(wrapped) => {
                 let opened = node
@@ -75,8 +74,8 @@ impl Endpoint {
             target: Target::parse(&push.url, &config.policy)?,
             client: WebhookClient::new(config.policy.clone(), config.timeouts)?,
             authorization,
-            config,
-            breaker: Mutex::new(Breaker::default()),
+            limits: config.breaker,
+            door: Door::new(config.breaker),
             permits: Semaphore::new(CONCURRENCY),
         })
     }
@@ -87,31 +86,13 @@ impl Endpoint {
         say: impl FnOnce() -> Result<Option<String>, E>,
     ) -> Result<Option<Outcome>, E> {
         let _permit = self.permits.acquire().await;
-        self.admitted().await;
+        self.door.pass().await;
         let said = say();
         let Ok(Some(token)) = said else {
-            let mut breaker = self.breaker.lock();
-            *breaker = breaker.released();
+            self.door.learn(Breaker::released);
             return said.map(|_| None);
         };
         Ok(Some(self.post(token).await))
-    }
-
-    /// Waits until the receiver is not known to be away.
-    async fn admitted(&self) {
-        loop {
-            let paused = {
-                let mut breaker = self.breaker.lock();
-                match breaker.admit(clock::now(), &self.config.breaker) {
-                    Ok(admitted) => {
-                        *breaker = admitted;
-                        return;
-                    }
-                    Err(paused) => paused.0,
-                }
-            };
-            tokio::time::sleep(paused.max(Duration::from_millis(1))).await;
-        }
     }
 
     async fn post(&self, token: String) -> Outcome {
@@ -140,14 +121,13 @@ impl Endpoint {
         };
         let stream = self.stream_id.simple().to_string();
         counter!("gatelog_signal_attempts_total", "stream" => stream, "outcome" => outcome).increment(1);
-        let now = clock::now();
-        let mut breaker = self.breaker.lock();
-        *breaker = match verdict {
+        let (now, limits) = (clock::now(), &self.limits);
+        self.door.learn(|breaker| match verdict {
             // Who rejects is there.
             Verdict::Taken | Verdict::Rejected(_) => breaker.succeeded(),
-            Verdict::Wait(wait) => breaker.told_to_wait(now, wait, &self.config.breaker),
-            Verdict::Retry => breaker.failed(now, &self.config.breaker),
-        };
+            Verdict::Wait(wait) => breaker.told_to_wait(now, wait, limits),
+            Verdict::Retry => breaker.failed(now, limits),
+        });
         match verdict {
             Verdict::Taken => Outcome::Taken,
             Verdict::Rejected(code) => Outcome::Rejected(code),

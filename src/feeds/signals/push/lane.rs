@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::domain::feed::Command;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::endpoint::{CONCURRENCY, Endpoint, Outcome};
 use crate::feeds::cursor;
 use crate::feeds::engine::Item;
+use crate::feeds::push::pause;
 use crate::feeds::push::queue::{Job, Queue};
 use crate::feeds::signals::reader::{Pending, Place, Reader, is_far};
 use crate::feeds::signals::types::EventType;
@@ -107,6 +108,7 @@ impl Lane {
             return self.complain("it cannot be read how far it has come", &e);
         }
         let mut say = tokio::time::interval(SAY);
+        let mut back = self.endpoint.door.back();
         loop {
             // Enabled before looking, so that nothing in between is missed.
             let applied = self.node.views.applied(signals::NAME);
@@ -132,7 +134,9 @@ impl Lane {
                         self.land(landed).await;
                     }
                 }
-                () = sleep_until(wake) => {}
+                () = pause::until(wake) => {}
+                // What failed while it was away was not the SETs' fault.
+                Ok(()) = back.changed() => self.queue.wake_all(),
                 () = &mut moved => {}
                 _ = say.tick() => self.say_progress().await,
             }
@@ -274,7 +278,7 @@ impl Lane {
                 };
                 let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
-                match attempts.next(now, retry_after, random(), lifetime) {
+                match attempts.next(now, retry_after, pause::random(), lifetime) {
                     Next::At(at) => self.queue.again(user, clock::monotonic() + at.since(now)),
                     Next::GiveUp => self.bury(&job, jti, status, reason).await,
                 }
@@ -410,16 +414,4 @@ fn from_cursor(lane: cursor::Lane) -> Place {
         identity: lane.identity,
         activity: lane.activity,
     }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// For jitter. Without randomness there is none.
-fn random() -> u64 {
-    crate::auth::random::<8>().map_or(u64::MAX, u64::from_le_bytes)
 }
