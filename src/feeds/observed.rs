@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::ids::Partition;
-use metrics::counter;
+use metrics::{Counter, counter};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -52,10 +52,8 @@ impl Outcome {
         }
     }
 
-    /// Whether it settles a record; the others are attempts, after which the record still waits.
-    const fn settles(self) -> bool {
-        matches!(self, Outcome::Taken | Outcome::DeadLettered | Outcome::Withheld)
-    }
+    /// Those that settle a record; the others are attempts, after which the record still waits.
+    const SETTLING: [Self; 3] = [Outcome::Taken, Outcome::DeadLettered, Outcome::Withheld];
 }
 
 /// One attempt to deliver a record.
@@ -104,8 +102,8 @@ pub struct Seen {
 /// What is seen of one consumer.
 #[derive(Debug)]
 pub struct Meter {
-    feed: String,
-    consumer: String,
+    /// `gatelog_feed_records_total`, by outcome.
+    settled: BTreeMap<Outcome, Counter>,
     since: Timestamp,
     began: Instant,
     counts: Mutex<Counts>,
@@ -117,6 +115,13 @@ struct Counts {
     totals: BTreeMap<Outcome, u64>,
     last: VecDeque<Delivery>,
     taken: Minute,
+}
+
+impl Counts {
+    fn remember(&mut self, delivery: Delivery) {
+        self.last.truncate(REMEMBERED - 1);
+        self.last.push_front(delivery);
+    }
 }
 
 /// Counts of the last seconds, each with the second that it is of.
@@ -149,9 +154,14 @@ impl Minute {
 
 impl Meter {
     fn new(feed: &str, consumer: &str) -> Self {
+        let counter = |outcome: Outcome| {
+            let (feed, consumer) = (feed.to_owned(), consumer.to_owned());
+            counter!("gatelog_feed_records_total", "feed" => feed, "consumer" => consumer, "outcome" => outcome.name())
+        };
         Self {
-            feed: feed.to_owned(),
-            consumer: consumer.to_owned(),
+            settled: Outcome::SETTLING
+                .map(|outcome| (outcome, counter(outcome)))
+                .into(),
             since: clock::now(),
             began: clock::monotonic(),
             counts: Mutex::default(),
@@ -165,44 +175,40 @@ impl Meter {
     /// Notes one attempt.
     pub fn delivered(&self, delivery: Delivery) {
         let outcome = delivery.outcome;
-        {
-            let mut counts = self.counts.lock();
-            counts.last.truncate(REMEMBERED - 1);
-            counts.last.push_front(delivery);
-        }
-        self.count(outcome, 1);
+        let mut counts = self.counts.lock();
+        counts.remember(delivery);
+        self.add(&mut counts, outcome, 1);
     }
 
     /// Notes records that a topic took together: how many, and the last of them.
     pub fn landed(&self, last: Vec<Delivery>, records: u64, took: Duration) {
-        let now = clock::now();
-        {
-            let mut counts = self.counts.lock();
-            for mut delivery in last {
-                (delivery.time, delivery.took) = (now, took);
-                counts.last.truncate(REMEMBERED - 1);
-                counts.last.push_front(delivery);
-            }
+        let time = clock::now();
+        let mut counts = self.counts.lock();
+        for delivery in last {
+            counts.remember(Delivery {
+                time,
+                took,
+                ..delivery
+            });
         }
-        self.count(Outcome::Taken, records);
+        self.add(&mut counts, Outcome::Taken, records);
     }
 
     /// Counts records or attempts with an outcome.
     pub fn count(&self, outcome: Outcome, n: u64) {
+        self.add(&mut self.counts.lock(), outcome, n);
+    }
+
+    fn add(&self, counts: &mut Counts, outcome: Outcome, n: u64) {
         if n == 0 {
             return;
         }
-        {
-            let mut counts = self.counts.lock();
-            *counts.totals.entry(outcome).or_default() += n;
-            if outcome == Outcome::Taken {
-                counts.taken.add(self.second(), n);
-            }
+        *counts.totals.entry(outcome).or_default() += n;
+        if outcome == Outcome::Taken {
+            counts.taken.add(self.second(), n);
         }
-        if outcome.settles() {
-            let (feed, consumer) = (self.feed.clone(), self.consumer.clone());
-            counter!("gatelog_feed_records_total", "feed" => feed, "consumer" => consumer, "outcome" => outcome.name())
-                .increment(n);
+        if let Some(counter) = self.settled.get(&outcome) {
+            counter.increment(n);
         }
     }
 
