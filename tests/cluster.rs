@@ -424,6 +424,8 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
             old.to_str().unwrap(),
         ])
         .envs(environment)
+        // As in a shell in which a node on Kafka is to be started next.
+        .env("GATELOG_LOG", "kafka")
         .output()
         .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
