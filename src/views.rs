@@ -1,6 +1,5 @@
 //! Reading: each read model's present table, and waiting for a position.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ pub struct Views {
     served: RwLock<Vec<Served>>,
     /// Told when a projection's table or its progress is replaced.
     replaced: Notify,
-    settings: RwLock<HashMap<TenantId, Arc<Settings>>>,
+    settings: Hot<Settings>,
     users: Hot<User>,
     activities: Hot<Activity>,
     sessions: Hot<Session>,
@@ -46,6 +45,9 @@ struct Served {
 /// Users, activities and sessions that are kept in memory, each; some 20 MiB.
 const HOT_ROWS: usize = 16_384;
 
+/// Tenants whose settings are kept in memory.
+const HOT_TENANTS: usize = 1024;
+
 /// A page of a list, with the key of its last entry.
 pub type Page<T> = Vec<(bytes::Bytes, T)>;
 
@@ -55,7 +57,7 @@ impl Views {
             store,
             served: RwLock::default(),
             replaced: Notify::new(),
-            settings: RwLock::default(),
+            settings: Hot::new(HOT_TENANTS),
             users: Hot::new(HOT_ROWS),
             activities: Hot::new(HOT_ROWS),
             sessions: Hot::new(HOT_ROWS),
@@ -64,7 +66,7 @@ impl Views {
 
     /// Lets a table serve from now on.
     pub fn serve(&self, projection: &'static str, table: Table, applied: Arc<Applied>) {
-        if [users::NAME, sessions::NAME].contains(&projection) {
+        if [settings::NAME, users::NAME, sessions::NAME].contains(&projection) {
             self.store.watch(&table);
         }
         let now = Served {
@@ -338,21 +340,41 @@ impl Views {
 
     /// A tenant's settings. Kept in memory: every request needs them.
     pub fn settings(&self, tenant: &TenantId) -> Result<Arc<Settings>, StoreError> {
-        if let Some(settings) = self.settings.read().get(tenant) {
-            return Ok(settings.clone());
-        }
-        let settings = Arc::new(self.with(settings::NAME, |v| settings::get(v, tenant))?);
-        // An unknown tenant must not grow the map.
-        if settings.version > 0 {
-            let mut kept = self.settings.write();
-            let newest = kept.entry(tenant.clone()).or_insert_with(|| settings.clone());
-            return Ok(newest.clone());
-        }
-        Ok(settings)
+        self.with(settings::NAME, |v| settings::get_hot(v, &self.settings, tenant))
     }
+}
 
-    /// Forgets a tenant's settings, because they changed.
-    pub fn settings_changed(&self, tenant: &TenantId) {
-        self.settings.write().remove(tenant);
+#[cfg(test)]
+mod tests {
+    use gatelog_projections::keys::{KeyKind, key};
+    use gatelog_projections::store::{Change, StoreOptions};
+    use gatelog_projections::view::encode_row;
+
+    use super::*;
+
+    /// A take-over folds what others wrote without telling anybody of each commit.
+    #[test]
+    fn settings_are_read_anew_whatever_wrote_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new(settings::NAME, 1, 0);
+        store.create(&table).unwrap();
+        let views = Views::new(store.clone());
+        views.serve(
+            settings::NAME,
+            table.clone(),
+            Arc::new(Applied::new(settings::NAME, 1)),
+        );
+        let tenant = TenantId::default();
+        for version in 1..4 {
+            let settings = Settings {
+                version,
+                ..Settings::default()
+            };
+            let row = encode_row(&settings, &table).unwrap();
+            let change: Change = (key(KeyKind::Settings, &tenant).done(), Some(row));
+            store.write([(&table, &[change][..])]).unwrap();
+            assert_eq!(views.settings(&tenant).unwrap().version, version);
+        }
     }
 }

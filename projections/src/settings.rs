@@ -1,9 +1,13 @@
 //! `settings`: each tenant's settings. State of the writer.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::ids::{Stream, TenantId};
 
+use crate::hot::Hot;
 use crate::keys::{KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -42,7 +46,7 @@ impl Projection for TenantSettings {
         if changes.is_empty() {
             return Ok(());
         }
-        let row = key(KeyKind::Settings, &at.commit.tenant).done();
+        let row = settings_key(&at.commit.tenant);
         let mut settings: Settings = rows.get(&row)?.unwrap_or_default();
         for (event, e) in changes {
             settings.evolve(event, e.time, e.sequence);
@@ -51,9 +55,16 @@ impl Projection for TenantSettings {
     }
 }
 
+fn settings_key(tenant: &TenantId) -> Bytes {
+    key(KeyKind::Settings, tenant).done()
+}
+
 /// A tenant's settings; empty for a tenant that has none.
 pub fn get(view: View<'_>, tenant: &TenantId) -> Result<Settings, StoreError> {
-    Ok(view
-        .get(&key(KeyKind::Settings, tenant).done())?
-        .unwrap_or_default())
+    Ok(view.get(&settings_key(tenant))?.unwrap_or_default())
+}
+
+/// As [`get`], from memory where it can be.
+pub fn get_hot(view: View<'_>, hot: &Hot<Settings>, tenant: &TenantId) -> Result<Arc<Settings>, StoreError> {
+    Ok(hot.get(view, &settings_key(tenant))?.unwrap_or_default())
 }

@@ -12,7 +12,8 @@ use crate::store::{Change, Store, StoreError, Table};
 /// First byte of each row; another one is another form.
 const FORM: u8 = 1;
 
-pub(crate) fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
+/// A row as it is stored.
+pub fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
     let mut bytes = Vec::with_capacity(256);
     bytes.push(FORM);
     // A copy of the right length: it waits in an overlay, perhaps among very many.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatelog_events::clock;
-use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::ids::{Position, Stream};
 use gatelog_projections::{answers, identifiers, logins, sessions, settings, users};
@@ -262,7 +261,7 @@ impl Router {
         };
         counter!("gatelog_forwarded_commands_total", "outcome" => label(&result)).increment(1);
         if let Ok(outcome) = &result {
-            self.show(request, outcome.answer.position()).await;
+            self.show(outcome.answer.position()).await;
         }
         result
     }
@@ -303,7 +302,7 @@ impl Router {
 
     /// Waits, within bounds, until what was written elsewhere can be read here. If it takes too long, the answer goes out
     /// all the same: it has a position, and a read may ask for that.
-    async fn show(&self, request: &Request, position: Position) {
+    async fn show(&self, position: Position) {
         let deadline = clock::monotonic() + self.bounds.view;
         let of_stream = SHOWN.iter().filter(|(stream, _)| *stream == position.stream);
         for projection in of_stream.flat_map(|(_, names)| names.iter()) {
@@ -312,9 +311,6 @@ impl Router {
                 tracing::debug!(%behind, "an answer goes out before this node shows what it is about");
                 return;
             }
-        }
-        if request.subject == Subject::Tenant {
-            self.here.views.settings_changed(&request.tenant);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use gatelog_events::commit::{Commit, Subject};
+use gatelog_events::commit::Commit;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
@@ -378,9 +378,6 @@ impl Applier {
 
     /// What follows from a commit outside the views.
     fn after(&self, commit: &Commit) {
-        if commit.subject == Subject::Tenant {
-            self.parts.views.settings_changed(&commit.tenant);
-        }
         let erased = |e: &Event| matches!(e, Event::User(UserEvent::Erased(_)));
         if let Some(user) = commit.subject.user()
             && commit.events.iter().any(|e| erased(&e.event))
