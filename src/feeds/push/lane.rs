@@ -38,6 +38,8 @@ const BATCH: usize = 64;
 const SAY: Duration = Duration::from_secs(1);
 /// How soon after they were taken it is said which withdrawals were.
 const TELL: Duration = Duration::from_millis(50);
+/// How long what is being posted may take to land when the lane ends.
+const LAND: Duration = Duration::from_millis(500);
 /// Offsets without anything to tell after which it is said that they are passed.
 const PASSED: u64 = 4096;
 
@@ -112,6 +114,8 @@ impl Lane {
         if let Err(e) = self.begin() {
             return self.complain("it cannot be read how far it has come", &e);
         }
+        let (feed, webhook, partition) = (&self.endpoint.feed, &self.endpoint.name, self.partition);
+        tracing::debug!(feed, webhook, %partition, at = ?self.passed, "a lane begins");
         let mut say = tokio::time::interval(SAY);
         let mut tell = tokio::time::interval(TELL);
         let mut back = self.endpoint.back();
@@ -157,9 +161,12 @@ impl Lane {
                 break;
             }
         }
+        self.land_rest().await;
         self.say_told().await;
         self.say_progress().await;
         self.endpoint.meter.left(self.partition);
+        let (feed, webhook, partition) = (&self.endpoint.feed, &self.endpoint.name, self.partition);
+        tracing::debug!(feed, webhook, %partition, at = ?self.passed, "a lane ends");
     }
 
     fn complain(&self, what: &str, e: &dyn std::fmt::Display) {
@@ -311,6 +318,17 @@ impl Lane {
             });
             landed.collect()
         }
+    }
+
+    /// What is being posted lands first, or whoever goes on from here would post it again.
+    async fn land_rest(&mut self) {
+        let rest = async {
+            while let Some(Ok(landed)) = self.flights.join_next().await {
+                self.land_all(landed).await;
+            }
+        };
+        // What takes longer is posted once more.
+        let _ = tokio::time::timeout(LAND, rest).await;
     }
 
     async fn land_all(&mut self, landed: Vec<Landed>) {
