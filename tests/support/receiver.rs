@@ -1,6 +1,6 @@
 //! Whoever takes what is posted to a webhook: it checks signatures, keeps what it took, and answers as it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,14 @@ impl Receiver {
 
     pub fn taken(&self) -> Vec<Taken> {
         self.inner.lock().taken.clone()
+    }
+
+    /// What was taken, each once: a delivery may come twice.
+    pub fn distinct(&self) -> Vec<Taken> {
+        let mut seen = BTreeSet::new();
+        let mut all = self.taken();
+        all.retain(|taken| seen.insert(taken.id.clone()));
+        all
     }
 
     pub fn forget(&self) {
