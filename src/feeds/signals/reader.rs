@@ -36,6 +36,8 @@ pub struct Reader<'a> {
 /// Something that is still to be told.
 #[derive(Debug, Clone)]
 pub struct Pending {
+    /// When it counts as happened: not before anything that stands before it in the log, whatever the clocks said.
+    pub at: Timestamp,
     pub place: SignalRef,
     pub signal: Signal,
 }
@@ -143,43 +145,18 @@ impl<'a> Reader<'a> {
         from: Place,
         done: &BTreeSet<SignalRef>,
     ) -> Result<Part, StoreError> {
-        let mut part = Part {
-            then: from,
-            ..Part::default()
+        let tenant = &self.node.config.tenant;
+        let views = &self.node.views;
+        let page = |stream, from: Offset| {
+            let end = views.next(signals::NAME, stream, partition).unwrap_or(0);
+            let rows = views.signals(|v| signals::signals_from(v, tenant, partition, stream, from, PAGE))?;
+            Ok::<_, StoreError>(Page::new(rows, end.max(from), PAGE))
         };
-        for stream in Stream::ALL {
-            let next = part.then.of(stream);
-            let end = self
-                .node
-                .views
-                .next(signals::NAME, stream, partition)
-                .unwrap_or(0)
-                .max(*next);
-            let tenant = &self.node.config.tenant;
-            let mut rows = self
-                .node
-                .views
-                .signals(|v| signals::signals_from(v, tenant, partition, stream, *next, PAGE))?;
-            *next = end;
-            if rows.len() == PAGE
-                && let Some((last, _)) = rows.last().cloned()
-            {
-                // Of the last commit there may be more rows than were read; it is never the only one.
-                rows.retain(|(place, _)| place.offset < last.offset);
-                *next = last.offset;
-                part.more = true;
-            }
-            for (place, signal) in rows {
-                // Folded since the end was looked at.
-                if place.offset >= end {
-                    break;
-                }
-                if !done.contains(&place) && EventType::of(signal.what).is_delivered(self.stream) {
-                    part.pending.push(Pending { place, signal });
-                }
-            }
-        }
-        part.pending.sort_by_key(|p| p.signal.time);
+        let identity = page(Stream::Identity, from.identity)?;
+        let activity = page(Stream::Activity, from.activity)?;
+        let mut part = Page::both(identity, activity);
+        part.pending
+            .retain(|p| !done.contains(&p.place) && EventType::of(p.signal.what).is_delivered(self.stream));
         Ok(part)
     }
 
@@ -246,6 +223,72 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What was read at once of one of the log's streams in a partition.
+#[derive(Debug)]
+struct Page {
+    rows: Vec<Pending>,
+    /// Everything before is read.
+    next: Offset,
+    more: bool,
+}
+
+impl Page {
+    /// Of rows in the log's order, which were read up to `limit`. `end` is up to where was folded before they were read.
+    fn new(rows: Vec<(SignalRef, Signal)>, end: Offset, limit: usize) -> Self {
+        let last = rows.last().filter(|_| rows.len() >= limit);
+        let last = last.map(|(place, _)| place.offset);
+        // Of the last commit there may be more rows than were read; it is never the only one. What was folded since the end
+        // was looked at is for the next time.
+        let next = last.map_or(end, |last| last.min(end));
+        let known = rows.into_iter().take_while(|(place, _)| place.offset < next);
+        let mut latest = Timestamp::from_millis(i64::MIN);
+        let rows = known.map(|(place, signal)| {
+            latest = latest.max(signal.time);
+            Pending {
+                at: latest,
+                place,
+                signal,
+            }
+        });
+        Self {
+            rows: rows.collect(),
+            next,
+            more: last.is_some_and(|last| last < end),
+        }
+    }
+
+    /// Leaves what happened later for the next time, by whole commits.
+    fn cut(&mut self, time: Timestamp) {
+        let known = self.rows.partition_point(|p| p.at <= time);
+        if let Some(first) = self.rows.get(known).map(|p| p.place.offset) {
+            self.rows.retain(|p| p.place.offset < first);
+            self.next = first;
+            self.more = true;
+        }
+    }
+
+    /// Both of the log's streams in the order of time. Where more of one is there than was read, nothing of the other may
+    /// come that happened later: it would come before what caused it.
+    fn both(mut identity: Page, mut activity: Page) -> Part {
+        let known = |page: &Page| page.rows.last().filter(|_| page.more).map(|p| p.at);
+        if let Some(time) = [known(&identity), known(&activity)].into_iter().flatten().min() {
+            identity.cut(time);
+            activity.cut(time);
+        }
+        let mut pending = identity.rows;
+        pending.append(&mut activity.rows);
+        pending.sort_by_key(|p| p.at);
+        Part {
+            pending,
+            then: Place {
+                identity: identity.next,
+                activity: activity.next,
+            },
+            more: identity.more || activity.more,
+        }
+    }
+}
+
 impl Part {
     /// Up to where everything is done with, if these are done with too.
     pub fn passed(&self, done: &BTreeSet<SignalRef>) -> Place {
@@ -287,7 +330,90 @@ mod tests {
             by: Initiator::User,
             what: What::AccountEnabled,
         };
-        Pending { place, signal }
+        Pending {
+            at: signal.time,
+            place,
+            signal,
+        }
+    }
+
+    /// Rows of commits at these offsets, which happened at these milliseconds.
+    fn rows(stream: Stream, commits: &[(Offset, i64)]) -> Vec<(SignalRef, Signal)> {
+        let row = |(offset, ms): &(Offset, i64)| {
+            let Pending {
+                place, mut signal, ..
+            } = pending(at(stream, *offset));
+            signal.time = Timestamp::from_millis(*ms);
+            (place, signal)
+        };
+        commits.iter().map(row).collect()
+    }
+
+    #[test]
+    fn what_is_folded_while_rows_are_read_is_left_for_the_next_time() {
+        let all: &[(Offset, i64)] = &[(3, 1), (5, 2), (8, 3)];
+        for (end, limit, offsets, next, more) in [
+            (9, 4, vec![3, 5, 8], 9, false),
+            // Of the last commit there may be more.
+            (9, 3, vec![3, 5], 8, true),
+            // The page is full of what came after the end was looked at.
+            (8, 3, vec![3, 5], 8, false),
+            (6, 3, vec![3, 5], 6, false),
+            (4, 3, vec![3], 4, false),
+            (3, 3, vec![], 3, false),
+            (6, 4, vec![3, 5], 6, false),
+        ] {
+            let page = Page::new(rows(Stream::Identity, all), end, limit);
+            let read: Vec<_> = page.rows.iter().map(|p| p.place.offset).collect();
+            assert_eq!(
+                (read, page.next, page.more),
+                (offsets, next, more),
+                "{end} {limit}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_comes_before_what_happened_earlier_in_the_other_stream() {
+        use Stream::{Activity, Identity};
+        // Two rows are read at once: of more, the last is not known to be whole.
+        let both = |identity: &[(Offset, i64)], activity: &[(Offset, i64)]| {
+            let page = |stream, commits: &[(Offset, i64)]| {
+                let mut read = rows(stream, commits);
+                read.truncate(3);
+                Page::new(read, 100, 3)
+            };
+            let part = Page::both(page(Identity, identity), page(Activity, activity));
+            let told: Vec<_> = part.pending.iter().map(|p| p.signal.time.millis()).collect();
+            (told, part.then.identity, part.then.activity, part.more)
+        };
+        assert_eq!(
+            both(&[(1, 10), (2, 30)], &[(1, 20)]),
+            (vec![10, 20, 30], 100, 100, false)
+        );
+        // Of the account more is there: what ended later waits.
+        assert_eq!(
+            both(&[(1, 10), (2, 20), (3, 30)], &[(6, 15), (7, 25)]),
+            (vec![10, 15, 20], 3, 7, true)
+        );
+        assert_eq!(
+            both(&[(1, 10), (2, 20), (3, 30)], &[(7, 25)]),
+            (vec![10, 20], 3, 7, true)
+        );
+        // And the other way round, and of both.
+        assert_eq!(
+            both(&[(4, 50)], &[(1, 10), (2, 20), (3, 30)]),
+            (vec![10, 20], 4, 3, true)
+        );
+        assert_eq!(
+            both(&[(1, 10), (2, 40), (3, 50)], &[(1, 20), (2, 30), (3, 60)]),
+            (vec![10, 20, 30], 2, 3, true)
+        );
+        // A clock that was set back changes no order within a stream.
+        assert_eq!(
+            both(&[(1, 40), (2, 20)], &[(1, 30)]),
+            (vec![30, 40, 20], 100, 100, false)
+        );
     }
 
     #[test]

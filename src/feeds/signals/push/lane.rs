@@ -369,7 +369,7 @@ pub fn dead_letter(stream_id: Uuid, user: UserId, jti: Uuid, item: &Item) -> Dea
 
 /// A signal as the queue of feeds knows what happened: its number in its commit stands for the sequence.
 pub fn item(pending: Pending) -> Item {
-    let Pending { place, signal } = pending;
+    let Pending { place, signal, .. } = pending;
     Item::Happened {
         user: signal.user,
         stream: place.stream,

@@ -291,7 +291,7 @@ impl Poll {
                 pending.extend(part.pending);
             }
         }
-        pending.sort_by_key(|p| p.signal.time);
+        pending.sort_by_key(|p| p.at);
         for p in pending {
             if sets.len() > self.wanted {
                 break;
