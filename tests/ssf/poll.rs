@@ -1,5 +1,6 @@
 //! Streams that are polled (RFC 8936).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use gatelog_events::clock;
@@ -139,6 +140,60 @@ async fn of_whoever_was_erased_meanwhile_nothing_personal_is_polled() {
     let (bob, _) = person(&server, "bob").await;
     erase(&server, &bob).await;
     assert_eq!(party.drain(&server).await.len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_behind_more_than_is_read_at_once_is_found() {
+    let server = Server::start().await;
+    let quiet = Party::of(&server, json!({"method": POLL}), &["risc/account-purged"]).await;
+    let slow = Party::of(&server, json!({"method": POLL}), &["risc/account-disabled"]).await;
+    let (ada, _) = person(&server, "ada").await;
+    // Three things to tell each time, also that the sessions have ended.
+    for _ in 0..400 {
+        set_account(&server, &ada, "disabled").await;
+        set_account(&server, &ada, "active").await;
+    }
+    assert_eq!(quiet.polled(&server, now()).await, (vec![], false));
+    erase(&server, &ada).await;
+    assert_eq!(kinds(&quiet.drain(&server).await), ["risc/account-purged"]);
+    // The first is never acknowledged.
+    let one = json!({"returnImmediately": true, "maxEvents": 1});
+    let first = names(&slow.polled(&server, one).await.0).remove(0);
+    let mut seen = BTreeSet::new();
+    let mut ack: Vec<Value> = Vec::new();
+    loop {
+        let body = json!({"returnImmediately": true, "maxEvents": 256, "ack": ack});
+        let (sets, _) = slow.polled(&server, body).await;
+        ack = names(&sets);
+        seen.extend(ack.iter().map(Value::to_string));
+        ack.retain(|jti| *jti != first);
+        if ack.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 400);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verifications_that_nobody_acknowledges_keep_nothing_back() {
+    let server = Server::start().await;
+    let party = Party::of(&server, json!({"method": POLL}), &["risc/account-disabled"]).await;
+    party.verify(&server, "hello").await.expect(204);
+    let (ada, _) = person(&server, "ada").await;
+    set_account(&server, &ada, "disabled").await;
+    let two = json!({"returnImmediately": true, "maxEvents": 2});
+    let (sets, more) = party.polled(&server, two).await;
+    let mut told = kinds(&sets);
+    told.sort();
+    assert_eq!(
+        (told, more),
+        (
+            vec!["risc/account-disabled".into(), "ssf/verification".into()],
+            false
+        )
+    );
     server.stop().await;
 }
 

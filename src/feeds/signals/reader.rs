@@ -1,8 +1,9 @@
 //! What a stream has still to tell, partition by partition.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use gatelog_events::clock::Timestamp;
+use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::domain::feed::Command;
 use gatelog_events::domain::signals::{
     MAX_BEYOND, SignalRef, SignalStream, SignalsTold, StatusNotice, StreamStatus,
@@ -46,10 +47,14 @@ pub struct Pending {
 #[derive(Debug, Clone, Default)]
 pub struct Part {
     pub pending: Vec<Pending>,
+    /// Where reading began.
+    from: Place,
     /// Everything before is read.
     pub then: Place,
     /// Whether there is more.
     pub more: bool,
+    /// How often rows were read for it.
+    pages: usize,
 }
 
 /// A place in both of the log's streams in one partition.
@@ -154,10 +159,42 @@ impl<'a> Reader<'a> {
         };
         let identity = page(Stream::Identity, from.identity)?;
         let activity = page(Stream::Activity, from.activity)?;
-        let mut part = Page::both(identity, activity);
+        let mut part = Part {
+            from,
+            ..Page::both(identity, activity)
+        };
         part.pending
             .retain(|p| !done.contains(&p.place) && EventType::of(p.signal.what).is_delivered(self.stream));
         Ok(part)
+    }
+
+    /// What a partition has to tell from its place on, page after page until so much is there; until `time` if it takes
+    /// longer, but one page in any case. What cannot be told any more is left out. Reads the store; blocks.
+    pub fn ahead(&self, partition: Partition, enough: usize, time: Instant) -> Result<Part, StoreError> {
+        let done = self.beyond(partition)?;
+        let from = self.told(partition)?;
+        let mut all = Part {
+            from,
+            then: from,
+            ..Part::default()
+        };
+        let mut latest = Timestamp::from_millis(i64::MIN);
+        loop {
+            let part = self.part(partition, all.then, &done)?;
+            (all.then, all.more) = (part.then, part.more);
+            all.pages += 1;
+            for mut pending in part.pending {
+                latest = latest.max(pending.at);
+                pending.at = latest;
+                // Only addresses go.
+                if pending.signal.what != What::AddressChanged || self.set(&pending.signal)?.is_some() {
+                    all.pending.push(pending);
+                }
+            }
+            if !all.more || all.pending.len() >= enough || clock::monotonic() >= time {
+                return Ok(all);
+            }
+        }
     }
 
     /// What tells of a signal now; nothing where nothing of it may be told any more.
@@ -285,6 +322,8 @@ impl Page {
                 activity: activity.next,
             },
             more: identity.more || activity.more,
+            pages: 1,
+            ..Part::default()
         }
     }
 }
@@ -299,6 +338,12 @@ impl Part {
             *at = (*at).min(place.offset);
         }
         passed
+    }
+
+    /// Whether it is worth saying that so much is passed: it would be read each time.
+    pub fn is_worth_saying(&self, passed: Place) -> bool {
+        let nothing = self.pending.is_empty() && (self.more || self.pages > 1);
+        is_far(self.from, passed) || (nothing && self.from != passed)
     }
 }
 
@@ -427,7 +472,7 @@ mod tests {
                 identity: 20,
                 activity: 30,
             },
-            more: false,
+            ..Part::default()
         };
         for (done, identity, activity) in [
             (vec![], 3, 9),

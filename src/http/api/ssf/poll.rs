@@ -1,7 +1,7 @@
 //! `/ssf/poll/{stream_id}`: a receiver asks for what it has to hear, and says what it has (RFC 8936).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -12,7 +12,7 @@ use gatelog_events::domain::signals::{Delivery, SignalRef, SignalStream, StreamS
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::webhook::DeadLetter;
 use gatelog_events::ids::{Offset, Partition, Stream};
-use gatelog_projections::signals::{self, What};
+use gatelog_projections::signals;
 use gatelog_projections::store::StoreError;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -23,7 +23,7 @@ use super::{known, reads, wrong};
 use crate::error::{Kind, Problem};
 use crate::feeds::signals::push::answer::known_code;
 use crate::feeds::signals::push::{dead_letter, item, taken};
-use crate::feeds::signals::reader::{Notice, Pending, Reader, is_far};
+use crate::feeds::signals::reader::{Notice, Part, Pending, Reader};
 use crate::feeds::signals::token::Set;
 use crate::feeds::signals::{home, say_and_see};
 use crate::http::app::App;
@@ -38,6 +38,10 @@ const MAX_EVENTS: usize = 256;
 const MAX_ACKNOWLEDGED: usize = 1000;
 /// Longest wait for something to tell: below what proxies and this node's own limit allow.
 const WAIT: Duration = Duration::from_secs(25);
+/// How long it is read at once, in all partitions, where much concerns nobody.
+const READ: Duration = Duration::from_secs(2);
+/// How soon after it was looked it is looked again: on a busy node something is folded all the time.
+const BETWEEN: Duration = Duration::from_millis(200);
 /// How often a waiting receiver looks whether it may go on waiting.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -104,6 +108,8 @@ pub async fn poll(
     min: MinPosition,
     Body { value, .. }: Body<PollInput>,
 ) -> Result<Response, Problem> {
+    // What comes before the wait is part of it, or together they would take longer than a request may.
+    let begun = clock::monotonic();
     reads(&caller)?;
     min.reached(&app, &[signals::NAME]).await?;
     let wanted = value
@@ -122,7 +128,7 @@ pub async fn poll(
     } else {
         WAIT
     };
-    poll.answer(wait).await
+    poll.answer(begun + wait).await
 }
 
 /// What of it the receiver has, by name, and why it did not take it. A name that is none of ours names nothing.
@@ -222,18 +228,13 @@ impl Poll {
             said.push((home, vec![taken(&reader, &notices)]));
         }
         let teller = reader.teller();
-        for partition in (0..partitions).map(Partition) {
-            let from = reader.told(partition)?;
-            let part = reader.part(partition, from, &reader.beyond(partition)?)?;
+        // Whatever an answer gave is among the first of its partition; meanwhile some may have come between.
+        for (partition, part) in self.ahead(reader, 2 * MAX_EVENTS)? {
             let mut done: BTreeSet<SignalRef> = BTreeSet::new();
             let mut commands = Vec::new();
             for pending in &part.pending {
                 let jti = teller.name(&pending.signal);
                 let Some(code) = names.get(&jti) else {
-                    // What is not told any more needs no acknowledgement.
-                    if pending.signal.what == What::AddressChanged && reader.set(&pending.signal)?.is_none() {
-                        done.insert(pending.place);
-                    }
                     continue;
                 };
                 done.insert(pending.place);
@@ -250,11 +251,24 @@ impl Poll {
         Ok(said)
     }
 
-    async fn answer(self, wait: Duration) -> Result<Response, Problem> {
-        let until = clock::monotonic() + wait;
+    /// What each partition has to tell next: this much, if there is so much and it is found in time.
+    fn ahead(&self, reader: Reader<'_>, enough: usize) -> Result<Vec<(Partition, Part)>, StoreError> {
+        let partitions = self.app.node.log.partitions();
+        let begun = clock::monotonic();
+        // None may take the time of those after it, or they would never be read.
+        let share = READ / u32::from(partitions.max(1));
+        let read = |n: u16| {
+            let time = begun + share * (u32::from(n) + 1);
+            Ok((Partition(n), reader.ahead(Partition(n), enough, time)?))
+        };
+        (0..partitions).map(read).collect()
+    }
+
+    async fn answer(self, until: Instant) -> Result<Response, Problem> {
         let mut poll = self;
         loop {
             let folded = poll.folded();
+            let looked = clock::monotonic();
             let (again, (body, passed)) = poll
                 .blocking(|poll, reader, settings| poll.batch(reader, settings))
                 .await?;
@@ -268,7 +282,12 @@ impl Poll {
             if !body.sets.0.is_empty() || left.is_zero() || poll.app.node.is_stopping() {
                 return ok(&body);
             }
-            poll.wait(&folded, until).await?;
+            // What was passed meanwhile is said; the next look goes on from there.
+            if !body.more_available {
+                poll.wait(&folded, until).await?;
+            }
+            let next = (looked + BETWEEN).min(until);
+            tokio::time::sleep(next.saturating_duration_since(clock::monotonic())).await;
         }
     }
 
@@ -276,15 +295,15 @@ impl Poll {
     fn batch(&self, reader: Reader<'_>, settings: &Settings) -> Result<(PollBody, Said), Problem> {
         let mut sets: Vec<Set> = Vec::new();
         let notices: Vec<Notice> = reader.notices()?;
-        sets.extend(notices.iter().map(|notice| reader.notice(notice)));
+        // They shall not keep what happened from a receiver that takes little at once.
+        let front = self.wanted.div_ceil(2).min(notices.len());
+        sets.extend(notices[..front].iter().map(|notice| reader.notice(notice)));
         let mut pending: Vec<Pending> = Vec::new();
-        let (mut passed, mut more) = (Said::new(), false);
+        let (mut passed, mut more) = (Said::new(), front < notices.len());
         if reader.stream.status == StreamStatus::Enabled {
-            for partition in (0..self.app.node.log.partitions()).map(Partition) {
-                let from = reader.told(partition)?;
-                let part = reader.part(partition, from, &reader.beyond(partition)?)?;
+            for (partition, part) in self.ahead(reader, self.wanted + 1)? {
                 let now = part.passed(&BTreeSet::new());
-                if is_far(from, now) {
+                if part.is_worth_saying(now) {
                     passed.push((partition, reader.say(now, &[])));
                 }
                 more |= part.more;
@@ -328,7 +347,7 @@ impl Poll {
     }
 
     /// Waits until there may be something to tell that was not there when this much was folded.
-    async fn wait(&self, before: &[Offset], until: std::time::Instant) -> Result<(), Problem> {
+    async fn wait(&self, before: &[Offset], until: Instant) -> Result<(), Problem> {
         loop {
             // Enabled before looking, so that nothing in between is missed.
             let applied = self.app.node.views.applied(signals::NAME);
