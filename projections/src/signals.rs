@@ -71,6 +71,7 @@ pub enum What {
 pub enum AllEnded {
     PasswordChanged,
     AccountDisabled,
+    AccountErased,
 }
 
 /// The addresses of a change.
@@ -101,7 +102,7 @@ impl Projection for Signals {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -190,7 +191,10 @@ fn signals(event: &Event, actor: &Actor) -> Vec<(What, Initiator)> {
                 (What::AllSessionsEnded(AllEnded::AccountDisabled), by),
             ],
             UserEvent::Enabled(_) => vec![(What::AccountEnabled, by)],
-            UserEvent::Erased(_) => vec![(What::AccountPurged, by)],
+            UserEvent::Erased(_) => vec![
+                (What::AccountPurged, by),
+                (What::AllSessionsEnded(AllEnded::AccountErased), by),
+            ],
             _ => vec![],
         },
         _ => vec![],

@@ -134,12 +134,19 @@ async fn of_whoever_was_erased_meanwhile_nothing_personal_is_polled() {
     let sets = party.drain(&server).await;
     let mut told = kinds(&sets);
     told.sort();
-    assert_eq!(told, ["caep/credential-change", "risc/account-purged"]);
+    assert_eq!(
+        told,
+        [
+            "caep/credential-change",
+            "caep/session-revoked",
+            "risc/account-purged"
+        ]
+    );
     assert!(!json!(sets).to_string().contains("@example.com"));
     // What cannot be told any more holds nothing up.
     let (bob, _) = person(&server, "bob").await;
     erase(&server, &bob).await;
-    assert_eq!(party.drain(&server).await.len(), 2);
+    assert_eq!(party.drain(&server).await.len(), 3);
     server.stop().await;
 }
 

@@ -25,7 +25,7 @@ async fn a_receiver_hears_of_everything_in_order() {
     set_email(&server, &ada, "augusta@example.com").await;
     receiver.until("the rest", |r| r.taken().len() == 8).await;
     erase(&server, &ada).await;
-    receiver.until("the end", |r| r.taken().len() == 9).await;
+    receiver.until("the end", |r| r.taken().len() == 10).await;
     let taken = receiver.taken();
     let mut of_session: Vec<Value> = Vec::new();
     let mut kinds = Vec::new();
@@ -60,6 +60,7 @@ async fn a_receiver_hears_of_everything_in_order() {
             "risc/account-enabled",
             "risc/identifier-changed",
             "risc/account-purged",
+            "caep/session-revoked",
         ]
     );
     kinds.truncate(2);
@@ -79,7 +80,7 @@ async fn a_receiver_hears_of_everything_in_order() {
     let mut names: Vec<_> = taken.iter().map(|c| c["jti"].as_str().unwrap()).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), 9);
+    assert_eq!(names.len(), 10);
     assert!(
         receiver
             .authorizations()
@@ -101,6 +102,29 @@ async fn only_what_was_asked_for_is_told() {
     erase(&server, &ada).await;
     receiver.until("the end", |r| !r.taken().is_empty()).await;
     assert_eq!(receiver.kinds(), ["risc/account-purged"]);
+    transmitting.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_hears_of_sessions_only_hears_that_an_erasure_ended_them() {
+    let (server, transmitting) = start(MINUTE).await;
+    let receiver = PushReceiver::start().await;
+    receiver.stream(&server, &["caep/session-revoked"]).await;
+    let (ada, _) = person(&server, "ada").await;
+    erase(&server, &ada).await;
+    receiver.until("the end", |r| !r.taken().is_empty()).await;
+    let claims = &receiver.taken()[0];
+    let (kind, revoked) = event(claims);
+    assert_eq!(kind, "caep/session-revoked");
+    assert_eq!(
+        revoked["reason_admin"]["en"],
+        "The account was erased; all sessions have ended"
+    );
+    assert_eq!(
+        claims["sub_id"],
+        json!({"format": "iss_sub", "iss": ISSUER, "sub": ada})
+    );
     transmitting.abort();
     server.stop().await;
 }
@@ -240,16 +264,15 @@ async fn of_whoever_was_erased_meanwhile_nothing_personal_leaves() {
     erase(&server, &ada).await;
     party.set_status(&server, "enabled").await;
     receiver
-        .until("the account's end", |r| {
-            r.kinds().contains(&"risc/account-purged".to_owned())
-        })
+        .until("the account's end", |r| r.taken().len() == 5)
         .await;
     assert_eq!(
         receiver.kinds()[1..],
         [
             "risc/account-disabled",
             "caep/session-revoked",
-            "risc/account-purged"
+            "risc/account-purged",
+            "caep/session-revoked",
         ]
     );
     let said = json!(receiver.taken()).to_string();

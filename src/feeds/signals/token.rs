@@ -50,6 +50,7 @@ impl Teller<'_> {
                 let reason = match why {
                     AllEnded::PasswordChanged => "The password was changed; all earlier sessions have ended",
                     AllEnded::AccountDisabled => "The account was disabled; all sessions have ended",
+                    AllEnded::AccountErased => "The account was erased; all sessions have ended",
                 };
                 event["reason_admin"] = json!({"en": reason});
             }
@@ -264,6 +265,15 @@ mod tests {
                 &user,
                 json!({"initiating_entity": "admin", "reason_admin": {
                     "en": "The account was disabled; all sessions have ended"
+                }}),
+            ),
+            (
+                What::AllSessionsEnded(AllEnded::AccountErased),
+                User,
+                format!("{CAEP}/session-revoked"),
+                &user,
+                json!({"initiating_entity": "user", "reason_admin": {
+                    "en": "The account was erased; all sessions have ended"
                 }}),
             ),
             (
