@@ -110,6 +110,11 @@ async fn what_a_receiver_will_not_take_does_not_come_back_and_is_on_record() {
     set_account(&server, &ada, "disabled").await;
     let (sets, _) = party.polled(&server, now()).await;
     let jti = sets[0]["jti"].as_str().unwrap();
+    // A key may be fetched, and what is forbidden be allowed.
+    for err in ["invalid_key", "authentication_failed", "access_denied"] {
+        let errors = json!({"returnImmediately": true, "setErrs": {jti: {"err": err}}});
+        assert_eq!(party.polled(&server, errors).await.0, sets, "{err}");
+    }
     let errors = json!({
         "returnImmediately": true,
         "setErrs": {jti: {"err": "invalid_audience", "description": "not for us"}},

@@ -192,20 +192,20 @@ async fn a_set_that_is_rejected_is_given_up_and_holds_up_nobody() {
         .await;
     let (ada, _) = person(&server, "ada").await;
     let error = |code: &str| json!({"err": code, "description": "<script>no</script>"});
-    receiver.answer_next(400, error("invalid_key"));
+    receiver.answer_next(400, error("invalid_audience"));
     set_account(&server, &ada, "disabled").await;
     set_account(&server, &ada, "active").await;
     receiver.until("the next one", |r| !r.taken().is_empty()).await;
     assert_eq!(receiver.kinds(), ["risc/account-enabled"]);
     let dead = party.dead_letters(&server, 1).await;
-    assert_eq!(dead[0]["reason"], "the receiver rejected it: invalid_key");
+    assert_eq!(dead[0]["reason"], "the receiver rejected it: invalid_audience");
     assert_eq!(
         (&dead[0]["user_id"], &dead[0]["status"]),
         (&json!(ada), &json!(400))
     );
-    // Who may not send may be allowed to later: it is tried again.
+    // Who may not send may be allowed to later, and a key that is not known yet be fetched: it is tried again.
     receiver.answer_next(400, error("authentication_failed"));
-    receiver.answer_next(400, error("access_denied"));
+    receiver.answer_next(400, error("invalid_key"));
     set_account(&server, &ada, "disabled").await;
     receiver
         .until("it is taken at last", |r| r.taken().len() == 2)

@@ -9,11 +9,11 @@ use crate::feeds::webhook::schedule::LONGEST_RETRY_AFTER;
 /// How much of an answer is read for its error code, in bytes.
 pub const MAX_ERROR: usize = 16 * 1024;
 
-/// The error codes that are known, and whether the SET is worth sending again: whoever may not send can be allowed to
-/// (RFC 8935, section 7.1, and SSF 1.0, section 8.1.4.1).
+/// The error codes that are known, and whether the SET is worth sending again: whoever may not send can be allowed to, and
+/// who does not know the key yet that signs will fetch it (RFC 8935, section 7.1, and SSF 1.0, section 8.1.4.1).
 const CODES: [(&str, bool); 8] = [
     ("invalid_request", false),
-    ("invalid_key", false),
+    ("invalid_key", true),
     ("invalid_issuer", false),
     ("invalid_audience", false),
     ("authentication_failed", true),
@@ -55,19 +55,16 @@ fn rejection(error: &[u8]) -> Verdict {
     let Ok(Error { err }) = serde_json::from_slice(error) else {
         return Verdict::Retry;
     };
-    match CODES.iter().find(|(code, _)| *code == err) {
-        Some((_, true)) => Verdict::Retry,
-        Some((code, false)) => Verdict::Rejected(code),
-        None => Verdict::Rejected("other"),
-    }
+    final_code(&err).map_or(Verdict::Retry, Verdict::Rejected)
 }
 
-/// A code that a receiver gave, as it may be kept and shown.
-pub fn known_code(err: &str) -> &'static str {
-    CODES
-        .iter()
-        .find(|(code, _)| *code == err)
-        .map_or("other", |(code, _)| code)
+/// A code that a receiver gave, as it may be kept and shown; none if the SET is worth sending again.
+pub fn final_code(err: &str) -> Option<&'static str> {
+    match CODES.iter().find(|(code, _)| *code == err) {
+        Some((_, true)) => None,
+        Some((code, false)) => Some(code),
+        None => Some("other"),
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +78,12 @@ mod tests {
         for (status, retry_after, body, expected) in [
             (Some(202), None, vec![], Verdict::Taken),
             (Some(200), second, vec![], Verdict::Taken),
+            (Some(400), None, error("invalid_key"), Verdict::Retry),
             (
                 Some(400),
                 None,
-                error("invalid_key"),
-                Verdict::Rejected("invalid_key"),
+                error("invalid_audience"),
+                Verdict::Rejected("invalid_audience"),
             ),
             (
                 Some(400),

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::body::Body;
 use super::{known, reads, wrong};
 use crate::error::{Kind, Problem};
-use crate::feeds::signals::push::answer::known_code;
+use crate::feeds::signals::push::answer::final_code;
 use crate::feeds::signals::push::{dead_letter, item, taken};
 use crate::feeds::signals::reader::{Notice, Part, Pending, Reader};
 use crate::feeds::signals::token::Set;
@@ -56,7 +56,7 @@ pub struct PollInput {
     pub return_immediately: Option<bool>,
     /// `jti` of SETs that the receiver has. They never come again.
     pub ack: Option<Vec<String>>,
-    /// SETs that the receiver will not take, by `jti`. They never come again either.
+    /// SETs that the receiver does not take, by `jti`. They never come again either, but where `err` may pass.
     pub set_errs: Option<BTreeMap<String, SetError>>,
 }
 
@@ -64,7 +64,7 @@ pub struct PollInput {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[schema(as = SsfSetError)]
 pub struct SetError {
-    /// Such as `invalid_key`.
+    /// Such as `invalid_audience`. With `invalid_key`, `authentication_failed` and `access_denied` the SET comes again.
     pub err: String,
 }
 
@@ -142,9 +142,10 @@ fn names(
         }
     }
     let taken = acknowledged.iter().map(|jti| (jti.as_str(), None));
+    // What may be taken later comes again, like what is not named at all.
     let refused = errors
         .iter()
-        .map(|(jti, e)| (jti.as_str(), Some(known_code(&e.err))));
+        .filter_map(|(jti, e)| Some((jti.as_str(), Some(final_code(&e.err)?))));
     Ok(taken
         .chain(refused)
         .filter_map(|(jti, code)| Some((Uuid::try_parse(jti).ok()?, code)))
