@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use gatelog::config::Config;
 use gatelog::feeds::signals::push::Transmitter;
 use gatelog::feeds::webhook::WebhookConfig;
 use gatelog_events::ids::{Partition, Stream};
@@ -48,10 +49,19 @@ pub fn uris(short: &[&str]) -> Vec<String> {
 
 /// A node that posts to this machine, and gives a SET up after `lifetime`.
 pub async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
+    start_with(lifetime, |_| {}).await
+}
+
+/// As `start`, with other options.
+pub async fn start_with(
+    lifetime: Duration,
+    change: impl FnOnce(&mut Config),
+) -> (Server, tokio::task::JoinHandle<()>) {
     let server = Server::start_with(|config| {
         let here = vec!["127.0.0.0/8".parse().unwrap()];
         config.webhooks = WebhookConfig::new(true, here, lifetime);
         config.webhooks.breaker.pause = Duration::from_millis(300);
+        change(config);
     })
     .await;
     let transmitting = transmit(&server);
@@ -231,6 +241,8 @@ struct Inner {
     next: VecDeque<(u16, Value)>,
     /// The answer to all requests, where there is one.
     always: Option<(u16, Value)>,
+    /// Of whom it takes nothing.
+    refused: Option<String>,
     authorizations: Vec<Option<String>>,
 }
 
@@ -277,7 +289,13 @@ impl PushReceiver {
     }
 
     pub fn answer_well(&self) {
-        self.inner.lock().always = None;
+        let mut inner = self.inner.lock();
+        (inner.always, inner.refused) = (None, None);
+    }
+
+    /// Takes nothing of a user.
+    pub fn refuse(&self, user: &str) {
+        self.inner.lock().refused = Some(user.to_owned());
     }
 
     pub fn taken(&self) -> Vec<Value> {
@@ -322,7 +340,10 @@ async fn take(
     let authorization = authorization.map(|v| v.to_str().unwrap().to_owned());
     inner.authorizations.push(authorization);
     let claims = checked(&body, inner.jwks.as_ref().unwrap(), &inner.stream);
-    let answer = inner.next.pop_front().or(inner.always.clone());
+    let mut answer = inner.next.pop_front().or(inner.always.clone());
+    if inner.refused.is_some() && claims["sub_id"]["sub"].as_str() == inner.refused.as_deref() {
+        answer = Some((500, Value::Null));
+    }
     match answer {
         Some((status, body)) => (StatusCode::from_u16(status).unwrap(), body.to_string()),
         None => {

@@ -252,6 +252,40 @@ async fn a_receiver_that_was_away_gets_everything_in_order_also_after_a_restart(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
+    let (server, transmitting) = start_with(MINUTE, |config| config.partitions = 1).await;
+    let receiver = PushReceiver::start().await;
+    let party = receiver
+        .stream(&server, &["risc/account-disabled", "risc/account-enabled"])
+        .await;
+    let (ada, _) = person(&server, "ada").await;
+    let (bob, _) = person(&server, "bob").await;
+    receiver.refuse(&ada);
+    set_account(&server, &ada, "disabled").await;
+    for _ in 0..5 {
+        set_account(&server, &bob, "disabled").await;
+        set_account(&server, &bob, "active").await;
+    }
+    receiver.until("bob's", |r| r.taken().len() == 10).await;
+    // A stream that is changed in any way has its lanes begin anew; they say first what was taken.
+    let change = json!({"stream_id": party.id(), "description": "for the gateway"});
+    let call = server.call(reqwest::Method::PATCH, STREAMS).auth(&party.key);
+    call.json(&change).send().await.expect(200);
+    // And a node that ends says it each second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    transmitting.abort();
+    let transmitting = transmit(&server);
+    receiver.answer_well();
+    receiver.until("ada's", |r| r.taken().len() == 11).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let taken = receiver.taken();
+    assert_eq!(taken.len(), 11, "{:?}", receiver.kinds());
+    assert_eq!(taken[10]["sub_id"]["sub"], json!(ada));
+    transmitting.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_whoever_was_erased_meanwhile_nothing_personal_leaves() {
     let (server, transmitting) = start(MINUTE).await;
     let receiver = PushReceiver::start().await;

@@ -34,6 +34,9 @@ const WINDOW: usize = 512;
 /// How often it is said how far the lane has come.
 const SAY: Duration = Duration::from_secs(1);
 
+/// How long what is being posted may take to land when the lane ends.
+const LAND: Duration = Duration::from_millis(500);
+
 /// Why a SET stays where it is.
 #[derive(Debug, thiserror::Error)]
 enum Held {
@@ -42,7 +45,7 @@ enum Held {
     #[error("the key that signs is not to be had")]
     NoKey,
     /// The lane ends soon; what it holds is for the one that begins when the stream goes on.
-    #[error("the stream is paused")]
+    #[error("the stream is paused, or the lane ends")]
     NotLive,
 }
 
@@ -68,13 +71,15 @@ pub(super) struct Lane {
     said: Place,
     /// What was done with when the lane began, beyond its place.
     beyond: BTreeSet<SignalRef>,
-    delivered: bool,
+    /// What was done with since it was said last how far the lane has come.
+    done: BTreeSet<SignalRef>,
     behind: bool,
     folded: [Offset; 2],
     queue: Queue,
     flights: JoinSet<Landed>,
     /// When the first attempt at each SET was made whose receiver failed.
     first_attempts: HashMap<Uuid, Timestamp>,
+    stop: CancellationToken,
 }
 
 impl Lane {
@@ -83,6 +88,7 @@ impl Lane {
         endpoint: Arc<Endpoint>,
         stream: Arc<SignalStream>,
         partition: Partition,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             node,
@@ -93,22 +99,24 @@ impl Lane {
             passed: Place::default(),
             said: Place::default(),
             beyond: BTreeSet::new(),
-            delivered: false,
+            done: BTreeSet::new(),
             behind: true,
             folded: [0; 2],
             queue: Queue::default(),
             flights: JoinSet::new(),
             first_attempts: HashMap::new(),
+            stop,
         }
     }
 
     /// Until it is stopped; it says then how far it has come.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(mut self) {
         if let Err(e) = self.begin() {
             return self.complain("it cannot be read how far it has come", &e);
         }
         let mut say = tokio::time::interval(SAY);
         let mut back = self.endpoint.door.back();
+        let stop = self.stop.clone();
         loop {
             // Enabled before looking, so that nothing in between is missed.
             let applied = self.node.views.applied(signals::NAME);
@@ -141,7 +149,19 @@ impl Lane {
                 _ = say.tick() => self.say_progress().await,
             }
         }
+        self.land_rest().await;
         self.say_progress().await;
+    }
+
+    /// What is being posted lands first, or whoever goes on from here would post it again.
+    async fn land_rest(&mut self) {
+        let rest = async {
+            while let Some(Ok(landed)) = self.flights.join_next().await {
+                self.land(landed).await;
+            }
+        };
+        // What takes longer is posted once more.
+        let _ = tokio::time::timeout(LAND, rest).await;
     }
 
     fn complain(&self, what: &str, e: &dyn std::fmt::Display) {
@@ -203,10 +223,15 @@ impl Lane {
     /// One attempt. What is said is decided when it is the SET's turn, not before.
     fn fly(&self, job: Job) -> impl Future<Output = Landed> + Send + 'static {
         let (node, endpoint, partition) = (self.node.clone(), self.endpoint.clone(), self.partition);
+        let stop = self.stop.clone();
         async move {
             let mut jti = None;
             let began = clock::now();
             let say = || -> Result<Option<String>, Held> {
+                // It waited for its turn, and the lane ended.
+                if stop.is_cancelled() {
+                    return Err(Held::NotLive);
+                }
                 let settings = node.views.settings(&node.config.tenant)?;
                 let stream = live(&settings, endpoint.stream_id).ok_or(Held::NotLive)?;
                 let reader = Reader {
@@ -258,11 +283,7 @@ impl Lane {
             }
             // Nothing of it may be told any more.
             Ok(None) => self.queue.done(user),
-            Ok(Some(Outcome::Taken)) => {
-                self.delivered = true;
-                self.first_attempts.remove(&jti);
-                self.queue.done(user);
-            }
+            Ok(Some(Outcome::Taken)) => self.finish(&job, jti),
             Ok(Some(Outcome::Rejected(code))) => {
                 let reason = format!("the receiver rejected it: {code}");
                 self.bury(&job, jti, Some(400), reason).await;
@@ -301,11 +322,7 @@ impl Lane {
             ..letter
         };
         match self.submit(Command::DeadLettered(letter)).await {
-            Ok(()) => {
-                self.delivered = true;
-                self.first_attempts.remove(&jti);
-                self.queue.done(user);
-            }
+            Ok(()) => self.finish(job, jti),
             Err(e) => {
                 self.complain("a dead letter cannot be written", &e);
                 self.queue.again(user, clock::monotonic() + SAY);
@@ -313,18 +330,28 @@ impl Lane {
         }
     }
 
+    /// The receiver has it, or never will.
+    fn finish(&mut self, job: &Job, jti: Uuid) {
+        self.done.extend(place(&job.item));
+        self.first_attempts.remove(&jti);
+        self.queue.done(job.item.user());
+    }
+
+    /// Says how far the lane has come, and what is done with beyond that: one SET that is not taken for days must not lead to
+    /// all others coming again where the lane begins anew.
     async fn say_progress(&mut self) {
-        let (now, said) = (self.passed, self.said);
-        if now == said || !(self.delivered || is_far(said, now)) {
+        let now = self.passed;
+        if self.done.is_empty() && !is_far(self.said, now) {
             return;
         }
-        for command in self.reader().say(now, &[]) {
+        let done: Vec<_> = self.done.iter().copied().collect();
+        for command in self.reader().say(now, &done) {
             if let Err(e) = self.submit(command).await {
                 return self.complain("it cannot be said how far it has come", &e);
             }
         }
         self.said = now;
-        self.delivered = false;
+        self.done.clear();
     }
 
     async fn submit(&self, command: Command) -> Result<(), WriteError> {

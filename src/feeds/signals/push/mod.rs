@@ -171,8 +171,8 @@ impl Transmitter {
         let (node, stop) = (self.node.clone(), CancellationToken::new());
         let task = match work {
             Work::Lane(partition) => {
-                let lane = Lane::new(node, endpoint, stream.clone(), partition);
-                tokio::spawn(lane.run(stop.clone()))
+                let lane = Lane::new(node, endpoint, stream.clone(), partition, stop.clone());
+                tokio::spawn(lane.run())
             }
             Work::Notices => {
                 let notices = Notices {
