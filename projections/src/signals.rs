@@ -28,6 +28,9 @@ pub struct Signals;
 
 pub const NAME: &str = "signals";
 
+/// Verification events of one stream that may wait; of more, the newest are kept.
+pub const MAX_VERIFICATIONS: usize = 32;
+
 /// Something that concerns whoever relies on a user's sessions and credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
@@ -219,6 +222,14 @@ fn keep(
                 state: e.state.clone(),
             };
             rows.put(row, &verification)?;
+            // While nobody takes them, as many as anybody likes may be asked for.
+            let waiting = rows
+                .view()
+                .scan::<Verification>(&verifications_of(tenant, e.stream_id).done())?;
+            let oldest = waiting.len().saturating_sub(MAX_VERIFICATIONS);
+            for (key, _) in waiting.into_iter().take(oldest) {
+                rows.delete(key);
+            }
             rows.put(verified_key(tenant, e.stream_id), &time)
         }
         FeedEvent::StreamNoticesTaken(e) => {
@@ -426,6 +437,7 @@ mod tests {
     use super::*;
     use crate::store::{Store, StoreOptions, Table};
     use crate::view::Overlay;
+    use gatelog_events::domain::signals::VerificationRequested;
 
     const STREAM: Uuid = Uuid::from_u128(0xabcd);
     const HERE: Partition = Partition(3);
@@ -475,5 +487,28 @@ mod tests {
         // What is said of an earlier beginning counts no more.
         assert_eq!(after(event(4, 2, 2, &[])), (4, 2, 2, vec![]));
         assert_eq!(after(event(1, 99, 99, &[c])), (4, 2, 2, vec![]));
+    }
+
+    #[test]
+    fn of_verifications_that_nobody_takes_the_newest_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let mut overlay = Overlay::default();
+        let mut rows = FoldView::new(&store, &table, &mut overlay);
+        let tenant = TenantId::default();
+        let asked = MAX_VERIFICATIONS as u128 + 3;
+        for n in 0..asked {
+            let event = FeedEvent::VerificationRequested(VerificationRequested {
+                stream_id: STREAM,
+                state: None,
+            });
+            let id = EventId(Uuid::from_u128(n));
+            keep(&mut rows, &tenant, HERE, &event, id, Timestamp::EPOCH).unwrap();
+        }
+        let waiting = verifications(rows.view(), &tenant, STREAM, 100).unwrap();
+        let waiting: Vec<_> = waiting.into_iter().map(|(id, _)| id.0.as_u128()).collect();
+        assert_eq!(waiting, (3..asked).collect::<Vec<_>>());
     }
 }

@@ -20,9 +20,6 @@ use crate::node::Node;
 /// Rows of one partition and one of the log's streams that are looked at together: more than one commit has.
 const PAGE: usize = 1024;
 
-/// Verification events that are told at once.
-const VERIFICATIONS: usize = 32;
-
 /// Rows that concern nobody after which it is worth saying that they are passed.
 const PASSED: u64 = 4096;
 
@@ -222,8 +219,8 @@ impl<'a> Reader<'a> {
             notices.push(Notice::Status(notice.clone()));
         }
         if self.stream.status == StreamStatus::Enabled {
-            let asked =
-                views.signals(|v| signals::verifications(v, tenant, self.stream_id, VERIFICATIONS))?;
+            let limit = signals::MAX_VERIFICATIONS;
+            let asked = views.signals(|v| signals::verifications(v, tenant, self.stream_id, limit))?;
             notices.extend(asked.into_iter().map(|(id, v)| Notice::Verification(id, v)));
         }
         Ok(notices)
