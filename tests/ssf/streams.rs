@@ -23,6 +23,7 @@ async fn a_receiver_finds_everything_from_the_issuer() {
             "status_endpoint": format!("{ISSUER}/ssf/status"),
             "verification_endpoint": format!("{ISSUER}/ssf/verification"),
             "authorization_schemes": [{"spec_urn": "urn:ietf:rfc:6749"}], "default_subjects": "ALL",
+            "critical_subject_members": ["user", "session"],
         })
     );
     server

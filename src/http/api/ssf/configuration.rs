@@ -28,6 +28,8 @@ pub struct Configuration<'a> {
     pub status_endpoint: String,
     pub verification_endpoint: String,
     pub authorization_schemes: Vec<AuthorizationScheme<'a>>,
+    /// Members of a complex subject that a receiver must understand: without `session` it would end all of a user's.
+    pub critical_subject_members: Vec<&'a str>,
     /// Every stream tells of everybody.
     pub default_subjects: &'a str,
 }
@@ -71,6 +73,7 @@ fn described(app: &App, path: &str) -> Result<Response, Problem> {
         authorization_schemes: vec![AuthorizationScheme {
             spec_urn: "urn:ietf:rfc:6749",
         }],
+        critical_subject_members: vec!["user", "session"],
         default_subjects: "ALL",
     })
 }
