@@ -11,9 +11,11 @@ mod support;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::signals::{
-    Command, MAX_STREAMS, SignalStreamCreated, SignalStreamStatusSet, StreamStatus,
+    Command, Delivery, MAX_OF_RECEIVER, MAX_STREAMS, Push, SignalStreamChanged, SignalStreamCreated,
+    SignalStreamStatusSet, StreamConfig, StreamPatch, StreamStatus,
 };
 use gatelog_events::domain::tenant::{self, Rejection, Settings, TenantEvent};
+use gatelog_events::ids::ApiKeyId;
 use support::samples::*;
 use support::scenario::{Aggregate, given};
 use uuid::Uuid;
@@ -78,16 +80,145 @@ fn a_stream_is_made_once_changed_and_deleted() {
             .when(command)
             .then_rejected(Rejection::SignalStreamNotFound);
     }
-    let many = (0..MAX_STREAMS as u128).map(|n| {
-        TenantEvent::SignalStreamCreated(SignalStreamCreated {
-            stream_id: Uuid::from_u128(1000 + n),
-            ..stream_created(URL)
+}
+
+#[test]
+fn there_are_only_so_many_streams_in_all_and_of_one_key() {
+    let many = |n: usize, receiver: fn(u128) -> Option<ApiKeyId>| {
+        (0..n as u128).map(move |n| {
+            TenantEvent::SignalStreamCreated(SignalStreamCreated {
+                stream_id: Uuid::from_u128(1000 + n),
+                receiver: receiver(n),
+                ..stream_created(URL)
+            })
+            .into()
         })
-        .into()
-    });
-    given::<Streams>(many)
+    };
+    let create = || Command::Create(stream_created(URL));
+    let operators = |_| None;
+    given::<Streams>(many(MAX_STREAMS - 1, operators))
+        .when(create())
+        .then([created()]);
+    given::<Streams>(many(MAX_STREAMS, operators))
         .when(create())
         .then_rejected(Rejection::TooManySignalStreams);
+    let own = |_| stream_created(URL).receiver;
+    given::<Streams>(many(MAX_OF_RECEIVER - 1, own))
+        .when(create())
+        .then([created()]);
+    given::<Streams>(many(MAX_OF_RECEIVER, own))
+        .when(create())
+        .then_rejected(Rejection::TooManyStreamsOfReceiver);
+    // Others' count for nobody else, and the operator's only for all.
+    let others = |n| Some(ApiKeyId(Uuid::from_u128(n)));
+    given::<Streams>(many(MAX_OF_RECEIVER, others))
+        .when(create())
+        .then([created()]);
+    let of_operator = SignalStreamCreated {
+        receiver: None,
+        ..stream_created(URL)
+    };
+    given::<Streams>(many(MAX_OF_RECEIVER, operators))
+        .when(Command::Create(of_operator.clone()))
+        .then([TenantEvent::SignalStreamCreated(of_operator).into()]);
+}
+
+#[test]
+fn a_patch_changes_what_it_names_as_the_stream_is_when_it_is_decided() {
+    let nothing = || StreamPatch {
+        stream_id: STREAM,
+        delivery: None,
+        events_requested: None,
+        description: None,
+    };
+    let push = |url: &str, authorization: Option<&str>| {
+        Delivery::Push(Push {
+            url: url.to_owned(),
+            authorization: authorization.map(str::to_owned),
+        })
+    };
+    let of = |delivery: Delivery| StreamPatch {
+        delivery: Some(delivery),
+        ..nothing()
+    };
+    let known = || stream_created(URL).config;
+    given::<Streams>([])
+        .when(Command::Patch(nothing()))
+        .then_rejected(Rejection::SignalStreamNotFound);
+    for patch in [nothing(), of(push(URL, None))] {
+        given::<Streams>([created()])
+            .when(Command::Patch(patch))
+            .then_nothing();
+    }
+    let changed = |config: StreamConfig| {
+        let stream_id = STREAM;
+        Event::from(TenantEvent::SignalStreamChanged(SignalStreamChanged {
+            stream_id,
+            config,
+        }))
+    };
+    for (patch, config) in [
+        (
+            of(push("https://b.example", None)),
+            StreamConfig {
+                delivery: push("https://b.example", None),
+                ..known()
+            },
+        ),
+        (
+            of(push(URL, Some("b3RoZXI"))),
+            StreamConfig {
+                delivery: push(URL, Some("b3RoZXI")),
+                ..known()
+            },
+        ),
+        (
+            of(Delivery::Poll),
+            StreamConfig {
+                delivery: Delivery::Poll,
+                ..known()
+            },
+        ),
+        (
+            StreamPatch {
+                events_requested: Some(Default::default()),
+                ..nothing()
+            },
+            StreamConfig {
+                events_requested: Default::default(),
+                ..known()
+            },
+        ),
+        (
+            StreamPatch {
+                description: Some("another".to_owned()),
+                ..nothing()
+            },
+            StreamConfig {
+                description: Some("another".to_owned()),
+                ..known()
+            },
+        ),
+    ] {
+        given::<Streams>([created()])
+            .when(Command::Patch(patch))
+            .then([changed(config)]);
+    }
+    // Whoever patched before, on whatever node, has changed something else.
+    let first = StreamConfig {
+        delivery: push(URL, Some("b3RoZXI")),
+        ..known()
+    };
+    let patch = StreamPatch {
+        description: Some("another".to_owned()),
+        ..nothing()
+    };
+    given::<Streams>([created(), changed(first.clone())])
+        .when(Command::Patch(patch))
+        .then([changed(StreamConfig {
+            description: Some("another".to_owned()),
+            ..first
+        })]);
 }
 
 #[test]

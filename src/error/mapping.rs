@@ -216,6 +216,10 @@ impl From<tenant::Rejection> for Problem {
             tenant::Rejection::TooManySignalStreams => {
                 Problem::new(Kind::TooManyStreams, "Delete one that is not used any more.")
             }
+            tenant::Rejection::TooManyStreamsOfReceiver => Problem::new(
+                Kind::TooManyStreams,
+                "This API key has 10, and may have no more. Delete one, or change it to what you need.",
+            ),
             tenant::Rejection::TooManyFeedVersions => Problem::new(
                 Kind::TooManyFeedVersions,
                 "All versions of a feed are kept. Define another feed instead.",

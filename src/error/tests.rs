@@ -32,6 +32,11 @@ fn table() -> Vec<(Problem, u16, &'static str)> {
             409,
             "too-many-streams",
         ),
+        (
+            tenant::Rejection::TooManyStreamsOfReceiver.into(),
+            409,
+            "too-many-streams",
+        ),
         (user::Rejection::AddressTaken.into(), 409, "address-taken"),
         (user::Rejection::NotFound.into(), 404, "user-not-found"),
         (user::Rejection::AlreadyExists.into(), 409, "user-exists"),

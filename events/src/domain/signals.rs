@@ -149,6 +149,37 @@ pub struct Signals {
     pub keys: Vec<SignalKeyMade>,
 }
 
+/// What is to be changed of what a receiver says of its stream; the rest stays as it is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamPatch {
+    pub stream_id: Uuid,
+    /// Of a push to the same URL, the header stays where none is given: nobody can send again what is never shown.
+    pub delivery: Option<Delivery>,
+    pub events_requested: Option<BTreeSet<String>>,
+    pub description: Option<String>,
+}
+
+impl StreamPatch {
+    /// What the receiver says then, having said `config` before.
+    fn over(self, config: &StreamConfig) -> StreamConfig {
+        let mut new = config.clone();
+        if let Some(delivery) = self.delivery {
+            new.delivery = delivery;
+        }
+        if let (Delivery::Push(new), Delivery::Push(old)) = (&mut new.delivery, &config.delivery)
+            && new.authorization.is_none()
+            && new.url == old.url
+        {
+            new.authorization.clone_from(&old.authorization);
+        }
+        if let Some(requested) = self.events_requested {
+            new.events_requested = requested;
+        }
+        new.description = self.description.or(new.description);
+        new
+    }
+}
+
 /// What can be asked of streams.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -159,10 +190,13 @@ pub enum Command {
     Delete(SignalStreamDeleted),
     /// The first key; nothing if there is one.
     MakeFirstKey(SignalKeyMade),
+    Patch(StreamPatch),
 }
 
 /// Streams of one tenant, at the most.
 pub const MAX_STREAMS: usize = 100;
+/// Streams of one API key, at the most, so that none takes those of all others.
+pub const MAX_OF_RECEIVER: usize = 10;
 
 impl Signals {
     /// Folds one event.
@@ -198,6 +232,14 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// How many streams a receiver has that is an API key.
+    fn count_of(&self, receiver: Option<ApiKeyId>) -> usize {
+        let own = |stream: &&SignalStream| receiver.is_some() && stream.receiver == receiver;
+        self.streams.values().filter(own).count()
+    }
+}
+
 impl SignalStream {
     fn set_status(&mut self, e: &SignalStreamStatusSet, time: Timestamp, sequence: u64) {
         self.status = e.status;
@@ -222,9 +264,20 @@ pub(super) fn decide(signals: &Signals, command: Command) -> Result<Vec<Event>, 
         Command::Create(_) if signals.streams.len() >= MAX_STREAMS => {
             return Err(Rejection::TooManySignalStreams);
         }
+        Command::Create(e) if signals.count_of(e.receiver) >= MAX_OF_RECEIVER => {
+            return Err(Rejection::TooManyStreamsOfReceiver);
+        }
         Command::Create(e) => TenantEvent::SignalStreamCreated(e),
         Command::Change(e) if known(&e.stream_id)?.config == e.config => return Ok(vec![]),
         Command::Change(e) => TenantEvent::SignalStreamChanged(e),
+        Command::Patch(e) => {
+            let (stream_id, before) = (e.stream_id, &known(&e.stream_id)?.config);
+            let config = e.over(before);
+            if config == *before {
+                return Ok(vec![]);
+            }
+            TenantEvent::SignalStreamChanged(SignalStreamChanged { stream_id, config })
+        }
         Command::SetStatus(e) => {
             let stream = known(&e.stream_id)?;
             if (stream.status, &stream.reason) == (e.status, &e.reason) {

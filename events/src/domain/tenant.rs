@@ -320,6 +320,8 @@ pub enum Rejection {
     SignalStreamNotFound,
     #[error("there are {} streams, and there may be no more", signals::MAX_STREAMS)]
     TooManySignalStreams,
+    #[error("the API key has {} streams, and may have no more", signals::MAX_OF_RECEIVER)]
+    TooManyStreamsOfReceiver,
 }
 
 /// Decides on a change of settings. What is so already is no event.

@@ -8,7 +8,7 @@ use gatelog_projections::webhooks::{self, Hook};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{known, reads, wrong};
+use super::{known, reads, settings_with, wrong};
 use crate::error::Problem;
 use crate::feeds::signals::FEED;
 use crate::http::app::App;
@@ -75,7 +75,7 @@ pub async fn list(
         .stream_id
         .ok_or_else(|| wrong("stream_id", "It is required."))?;
     min.reached(&app, &[webhooks::NAME]).await?;
-    let settings = app.node.views.settings(app.tenant())?;
+    let settings = settings_with(&app, &caller, &id).await?;
     let (id, _) = known(&settings, &caller, &id)?;
     let page = PageQuery {
         limit: query.limit,

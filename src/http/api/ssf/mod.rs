@@ -7,14 +7,18 @@ pub mod poll;
 pub mod status;
 pub mod streams;
 
+use std::sync::Arc;
+
 use gatelog_events::domain::signals::SignalStream;
 use gatelog_events::domain::tenant::{self, Settings};
 use gatelog_events::ids::ApiKeyId;
+use gatelog_projections::settings;
 use uuid::Uuid;
 
 use crate::auth::api_keys::Scope;
 use crate::error::{FieldError, Kind, Problem};
 use crate::http::app::App;
+use crate::http::ask::caught_up;
 use crate::http::caller::Caller;
 
 const STREAMS: &str = "/ssf/streams";
@@ -71,6 +75,17 @@ fn known<'s>(
     found
         .filter(|(_, stream)| may_see(caller, stream))
         .ok_or_else(|| tenant::Rejection::SignalStreamNotFound.into())
+}
+
+/// The settings as they are known here, at least until the stream is known: a moment ago another node may have made it.
+async fn settings_with(app: &App, caller: &Caller, stream_id: &str) -> Result<Arc<Settings>, Problem> {
+    let now = app.node.views.settings(app.tenant())?;
+    if known(&now, caller, stream_id).is_ok() || Uuid::try_parse(stream_id).is_err() {
+        return Ok(now);
+    }
+    let shard = app.node.directory.tenant_shard(app.tenant());
+    caught_up(app, settings::NAME, shard).await?;
+    Ok(app.node.views.settings(app.tenant())?)
 }
 
 /// Something that was asked of a stream is wrong (SSF 1.0 has status 400 for it).

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::body::Body;
-use super::{known, reads, wrong};
+use super::{known, reads, settings_with, wrong};
 use crate::error::{Kind, Problem};
 use crate::feeds::signals::push::answer::final_code;
 use crate::feeds::signals::push::{dead_letter, item, taken};
@@ -112,6 +112,7 @@ pub async fn poll(
     let begun = clock::monotonic();
     reads(&caller)?;
     min.reached(&app, &[signals::NAME]).await?;
+    settings_with(&app, &caller, &stream_id).await?;
     let wanted = value
         .max_events
         .map_or(DEFAULT_EVENTS, |n| usize::try_from(n).unwrap_or(MAX_EVENTS));

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::streams::{StreamQuery, submit};
-use super::{invalid, known, reads, receiver, wrong};
+use super::{invalid, known, reads, receiver, settings_with, wrong};
 use crate::auth::api_keys::Scope;
 use crate::error::{Kind, Problem};
 use crate::feeds::signals::{MIN_VERIFICATION_INTERVAL, from_now, home, say_and_see, token};
@@ -85,7 +85,7 @@ pub async fn get(
     let id = query
         .stream_id
         .ok_or_else(|| wrong("stream_id", "It is required."))?;
-    let settings = app.node.views.settings(app.tenant())?;
+    let settings = settings_with(&app, &caller, &id).await?;
     let (id, stream) = known(&settings, &caller, &id)?;
     ok(&shown(id, stream))
 }
@@ -103,7 +103,7 @@ pub async fn set(
     Body { value, raw }: Body<StatusInput>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SsfManage)?;
-    let settings = app.node.views.settings(app.tenant())?;
+    let settings = settings_with(&app, &caller, &value.stream_id).await?;
     let (id, stream) = known(&settings, &caller, &value.stream_id)?;
     let mut check = Check::new();
     check.optional_text("reason", value.reason.as_ref());
@@ -120,9 +120,10 @@ pub async fn set(
         .done()
         .map_err(|problem| invalid(problem.errors().to_vec()))?;
     let status = status.unwrap_or_default();
-    let begins = match stream.status {
-        StreamStatus::Disabled => Some(from_now(&app.node).await?),
-        StreamStatus::Enabled | StreamStatus::Paused => None,
+    // Taken also where it seems not to be disabled: this node may not know yet. Whoever writes does, and decides.
+    let begins = match status {
+        StreamStatus::Disabled => None,
+        StreamStatus::Enabled | StreamStatus::Paused => Some(from_now(&app.node).await?),
     };
     let command = signals::Command::SetStatus(SignalStreamStatusSet {
         stream_id: id,
@@ -149,7 +150,7 @@ pub async fn verify(
     Body { value, .. }: Body<VerificationInput>,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SsfManage)?;
-    let settings = app.node.views.settings(app.tenant())?;
+    let settings = settings_with(&app, &caller, &value.stream_id).await?;
     let (stream_id, _) = known(&settings, &caller, &value.stream_id)?;
     if value.state.as_ref().is_some_and(|state| state.len() > MAX_STATE) {
         return Err(wrong("state", "It may have at most 1024 bytes."));

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::signals::{
     self, Delivery, Push, SignalStream, SignalStreamChanged, SignalStreamCreated, SignalStreamDeleted,
-    StreamConfig,
+    StreamConfig, StreamPatch,
 };
 use gatelog_events::domain::tenant;
 use gatelog_projections::settings;
@@ -17,7 +17,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::body::Body;
-use super::{METHOD_POLL, METHOD_PUSH, invalid, known, may_see, poll_url, reads, receiver, wrong};
+use super::{
+    METHOD_POLL, METHOD_PUSH, invalid, known, may_see, poll_url, reads, receiver, settings_with, wrong,
+};
 use crate::auth::api_keys::Scope;
 use crate::auth::random;
 use crate::error::Problem;
@@ -155,7 +157,7 @@ pub async fn create(
         Some(commit) => commit.0,
         None => uuid::Builder::from_random_bytes(random()?).into_uuid(),
     };
-    let config = config(&app, id, value, None, &mut check)?;
+    let config = config(said(&app, id, value, &mut check)?);
     done(check)?;
     make_first_key(&app, &caller, &ask).await?;
     let receiver = receiver(&caller);
@@ -184,11 +186,12 @@ pub async fn read(
 ) -> Result<Response, Problem> {
     reads(&caller)?;
     min.reached(&app, &[settings::NAME]).await?;
-    let settings = app.node.views.settings(app.tenant())?;
     if let Some(id) = query.stream_id {
+        let settings = settings_with(&app, &caller, &id).await?;
         let (id, stream) = known(&settings, &caller, &id)?;
         return ok(&shown(&app, id, stream));
     }
+    let settings = app.node.views.settings(app.tenant())?;
     let all = settings.signals.streams.iter();
     let own = all.filter(|(_, stream)| may_see(&caller, stream));
     let bodies: Vec<_> = own.map(|(id, stream)| shown(&app, *id, stream)).collect();
@@ -241,7 +244,7 @@ pub async fn delete(
     let id = query
         .stream_id
         .ok_or_else(|| wrong("stream_id", "It is required."))?;
-    let settings = app.node.views.settings(app.tenant())?;
+    let settings = settings_with(&app, &caller, &id).await?;
     let (stream_id, _) = known(&settings, &caller, &id)?;
     let command = signals::Command::Delete(SignalStreamDeleted { stream_id });
     submit(&app, &caller, &ask, command, &[]).await?;
@@ -257,11 +260,11 @@ async fn change(
     keep: bool,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::SsfManage)?;
-    let settings = app.node.views.settings(app.tenant())?;
     let id = input
         .stream_id
         .as_deref()
         .ok_or_else(|| wrong("stream_id", "It is required."))?;
+    let settings = settings_with(app, caller, id).await?;
     let (id, stream) = known(&settings, caller, id)?;
     let mut check = Check::new();
     check_transmitters(app, id, stream, &input, &mut check);
@@ -271,13 +274,17 @@ async fn change(
             "It is required: a stream without it would not reach you.",
         );
     }
-    let before = keep.then_some(&stream.config);
-    let config = config(app, id, input, before, &mut check)?;
+    let said = said(app, id, input, &mut check)?;
     done(check)?;
-    let command = signals::Command::Change(SignalStreamChanged {
-        stream_id: id,
-        config,
-    });
+    let command = if keep {
+        // What stays is decided where it is written: this node may not know yet what was changed a moment ago.
+        signals::Command::Patch(said)
+    } else {
+        signals::Command::Change(SignalStreamChanged {
+            stream_id: id,
+            config: config(said),
+        })
+    };
     submit(app, caller, ask, command, raw).await?;
     answer(app, caller, id, StatusCode::OK)
 }
@@ -319,14 +326,18 @@ fn check_transmitters(app: &App, id: Uuid, stream: &SignalStream, input: &Stream
     }
 }
 
-/// What the receiver says, over what it said `before`.
-fn config(
-    app: &App,
-    id: Uuid,
-    input: StreamInput,
-    before: Option<&StreamConfig>,
-    check: &mut Check,
-) -> Result<StreamConfig, Problem> {
+/// All that a receiver says of a stream, which says this and nothing else.
+fn config(said: StreamPatch) -> StreamConfig {
+    StreamConfig {
+        // Also for a new stream that says nothing of it (SSF 1.0, section 8.1.1.1).
+        delivery: said.delivery.unwrap_or(Delivery::Poll),
+        events_requested: said.events_requested.unwrap_or_default(),
+        description: said.description,
+    }
+}
+
+/// What a receiver says, checked.
+fn said(app: &App, id: Uuid, input: StreamInput, check: &mut Check) -> Result<StreamPatch, Problem> {
     check.optional_text("description", input.description.as_ref());
     let requested = input.events_requested.map(|requested| {
         if requested.len() > MAX_EVENTS || requested.iter().any(|uri| uri.is_empty() || uri.len() > MAX_URI) {
@@ -337,29 +348,18 @@ fn config(
         }
         requested.into_iter().collect()
     });
-    let delivery = match input.delivery {
-        Some(delivery) => read_delivery(app, id, delivery, before.map(|b| &b.delivery), check)?,
-        // Also for a new stream that says nothing of it (SSF 1.0, section 8.1.1.1).
-        None => before.map_or(Delivery::Poll, |b| b.delivery.clone()),
-    };
-    Ok(StreamConfig {
-        delivery,
-        events_requested: requested
-            .or_else(|| before.map(|b| b.events_requested.clone()))
-            .unwrap_or_default(),
-        description: input
-            .description
-            .or_else(|| before.and_then(|b| b.description.clone())),
+    let delivery = input
+        .delivery
+        .map(|delivery| read_delivery(app, id, delivery, check));
+    Ok(StreamPatch {
+        stream_id: id,
+        delivery: delivery.transpose()?,
+        events_requested: requested,
+        description: input.description,
     })
 }
 
-fn read_delivery(
-    app: &App,
-    id: Uuid,
-    input: DeliveryInput,
-    before: Option<&Delivery>,
-    check: &mut Check,
-) -> Result<Delivery, Problem> {
+fn read_delivery(app: &App, id: Uuid, input: DeliveryInput, check: &mut Check) -> Result<Delivery, Problem> {
     match input.method.as_str() {
         METHOD_POLL => {
             if input.endpoint_url.is_some_and(|url| url != poll_url(app, id)) {
@@ -385,14 +385,10 @@ fn read_delivery(
                 let text = text.strip_prefix("url: ").unwrap_or(&text).to_owned();
                 check.wrong("delivery.endpoint_url", format!("Correct the URL: {text}."));
             }
-            let authorization = match input.authorization_header {
-                Some(header) => Some(wrapped(app, id, &header, check)?),
-                None => match before {
-                    // Nobody can send again what a GET does not show.
-                    Some(Delivery::Push(push)) if push.url == url => push.authorization.clone(),
-                    _ => None,
-                },
-            };
+            let header = input.authorization_header;
+            let authorization = header
+                .map(|header| wrapped(app, id, &header, check))
+                .transpose()?;
             Ok(Delivery::Push(Push { url, authorization }))
         }
         _ => {
