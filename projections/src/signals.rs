@@ -28,6 +28,9 @@ pub struct Signals;
 
 pub const NAME: &str = "signals";
 
+/// Rows that are read at once of what is beyond.
+const PAGE: usize = 256;
+
 /// Verification events of one stream that may wait; of more, the newest are kept.
 pub const MAX_VERIFICATIONS: usize = 32;
 
@@ -277,9 +280,23 @@ fn keep_told(
     for place in e.beyond.iter().filter(|place| !is_passed(place)) {
         rows.put(place_in(beyond_of(tenant, e.stream_id, partition), *place), &())?;
     }
-    for (key, ()) in rows.view().scan::<()>(&beyond)? {
-        if place_of(&key, beyond.len()).is_none_or(|place| is_passed(&place)) {
-            rows.delete(key);
+    // This is said often, and what is beyond may be much: only what is passed is read, which comes first.
+    for stream in Stream::ALL {
+        let first = beyond_of(tenant, e.stream_id, partition)
+            .fixed(&[stream.code()])
+            .done();
+        let mut all_passed = true;
+        while all_passed {
+            let page = rows.view().page::<()>(&first, &first, PAGE)?;
+            all_passed = page.len() == PAGE;
+            for (key, ()) in page {
+                if place_of(&key, beyond.len()).is_none_or(|place| is_passed(&place)) {
+                    rows.delete(key);
+                } else {
+                    all_passed = false;
+                    break;
+                }
+            }
         }
     }
     Ok(())
@@ -484,6 +501,14 @@ mod tests {
         assert_eq!(after(event(1, 10, 4, &[c])), (1, 10, 5, vec![a, c, b]));
         assert_eq!(after(event(1, 13, 4, &[a])), (1, 13, 5, vec![c, b]));
         assert_eq!(after(event(1, 10, 10, &[])), (1, 13, 10, vec![c]));
+        let many: Vec<_> = (20..20 + 2 * PAGE as u64).map(|n| at(Activity, n)).collect();
+        assert_eq!(after(event(1, 13, 10, &many)).3.len(), 1 + many.len());
+        let last = 20 + many.len() as u64 - 1;
+        assert_eq!(
+            after(event(1, 13, last, &[])),
+            (1, 13, last, vec![c, at(Activity, last)])
+        );
+        assert_eq!(after(event(1, 16, last + 1, &[])), (1, 16, last + 1, vec![]));
         // What is said of an earlier beginning counts no more.
         assert_eq!(after(event(4, 2, 2, &[])), (4, 2, 2, vec![]));
         assert_eq!(after(event(1, 99, 99, &[c])), (4, 2, 2, vec![]));

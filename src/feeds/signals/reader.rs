@@ -69,7 +69,8 @@ impl Place {
         }
     }
 
-    fn is_before(mut self, place: &SignalRef) -> bool {
+    /// Whether something is not passed with this.
+    pub fn is_before(mut self, place: &SignalRef) -> bool {
         *self.of(place.stream) <= place.offset
     }
 }

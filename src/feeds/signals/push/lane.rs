@@ -34,6 +34,8 @@ const WINDOW: usize = 512;
 /// How often it is said how far the lane has come.
 const SAY: Duration = Duration::from_secs(1);
 
+/// SETs that are kept in the log as done with beyond the place of a lane. Of more, what comes again is not worth the rows.
+const BEYOND: usize = 16_384;
 /// How long what is being posted may take to land when the lane ends.
 const LAND: Duration = Duration::from_millis(500);
 
@@ -69,7 +71,7 @@ pub(super) struct Lane {
     /// Up to where everything is done, and what of it was said.
     passed: Place,
     said: Place,
-    /// What was done with when the lane began, beyond its place.
+    /// What is on record as done with beyond the lane's place.
     beyond: BTreeSet<SignalRef>,
     /// What was done with since it was said last how far the lane has come.
     done: BTreeSet<SignalRef>,
@@ -344,7 +346,10 @@ impl Lane {
         if self.done.is_empty() && !is_far(self.said, now) {
             return;
         }
-        let done: Vec<_> = self.done.iter().copied().collect();
+        self.beyond.retain(|place| now.is_before(place));
+        let room = BEYOND.saturating_sub(self.beyond.len());
+        let done = self.done.iter().copied().filter(|place| now.is_before(place));
+        let done: Vec<_> = done.take(room).collect();
         for command in self.reader().say(now, &done) {
             if let Err(e) = self.submit(command).await {
                 return self.complain("it cannot be said how far it has come", &e);
@@ -352,6 +357,7 @@ impl Lane {
         }
         self.said = now;
         self.done.clear();
+        self.beyond.extend(done);
     }
 
     async fn submit(&self, command: Command) -> Result<(), WriteError> {
