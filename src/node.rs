@@ -39,6 +39,7 @@ use crate::feeds::observed::Observed;
 use crate::feeds::push::Pushes;
 use crate::feeds::seal::{NoSeal, Seal};
 use crate::feeds::signals::keys::{NoSignalKeys, SignalKeys};
+use crate::feeds::signals::offers::Offers;
 use crate::feeds::signals::push::Transmitter;
 use crate::spool::drain::Drain;
 use crate::spool::{Spool, SpoolError};
@@ -142,6 +143,8 @@ pub struct Node {
     pub links: Links,
     /// What signs security events.
     pub signal_keys: SignalKeys,
+    /// What polls of streams give in vain.
+    pub signal_offers: Offers,
     /// What is seen of the consumers whose lanes run here.
     pub observed: Observed,
     /// Logins that wait for the log, where they are to or where some still do.
@@ -257,6 +260,7 @@ impl Started {
             credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             links: Links::new(&data.secrets.routing_secret)?,
             signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,
+            signal_offers: Offers::default(),
             observed: Observed::default(),
             spool,
             account_limits: Throttle::new(config.account_limits, THROTTLE_KEYS),

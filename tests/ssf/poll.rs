@@ -189,6 +189,35 @@ async fn what_lies_behind_more_than_is_read_at_once_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_acknowledged_is_given_up_in_the_end() {
+    let (server, transmitting) = start(Duration::from_secs(5)).await;
+    let party = Party::of(&server, json!({"method": POLL}), &["risc/account-disabled"]).await;
+    let (ada, _) = person(&server, "ada").await;
+    let (bob, _) = person(&server, "bob").await;
+    set_account(&server, &ada, "disabled").await;
+    let (sets, _) = party.polled(&server, now()).await;
+    assert_eq!(party.polled(&server, now()).await.0, sets);
+    tokio::time::sleep(Duration::from_millis(5100)).await;
+    set_account(&server, &bob, "disabled").await;
+    let (later, _) = party.polled(&server, now()).await;
+    assert_eq!(later.len(), 1);
+    assert_eq!(later[0]["sub_id"]["sub"], json!(bob));
+    let dead = party.dead_letters(&server, 1).await;
+    assert_eq!(
+        (&dead[0]["jti"], &dead[0]["attempts"]),
+        (&sets[0]["jti"], &json!(2))
+    );
+    assert_eq!(
+        dead[0]["reason"],
+        "the receiver did not acknowledge it in all the time"
+    );
+    assert_eq!(party.polled(&server, now()).await.0, later);
+    assert_eq!(party.dead_letters(&server, 1).await.len(), 1);
+    transmitting.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verifications_that_nobody_acknowledges_keep_nothing_back() {
     let server = Server::start().await;
     let party = Party::of(&server, json!({"method": POLL}), &["risc/account-disabled"]).await;

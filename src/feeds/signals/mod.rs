@@ -11,6 +11,7 @@
 //! account is gone.
 
 pub mod keys;
+pub mod offers;
 pub mod push;
 pub mod reader;
 pub mod token;

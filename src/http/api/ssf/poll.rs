@@ -23,7 +23,7 @@ use super::{known, reads, settings_with, wrong};
 use crate::error::{Kind, Problem};
 use crate::feeds::signals::push::answer::final_code;
 use crate::feeds::signals::push::{dead_letter, item, taken};
-use crate::feeds::signals::reader::{Notice, Part, Pending, Reader};
+use crate::feeds::signals::reader::{Notice, Part, Pending, Place, Reader};
 use crate::feeds::signals::token::Set;
 use crate::feeds::signals::{home, say_and_see};
 use crate::http::app::App;
@@ -300,7 +300,7 @@ impl Poll {
         // They shall not keep what happened from a receiver that takes little at once.
         let front = self.wanted.div_ceil(2).min(notices.len());
         sets.extend(notices[..front].iter().map(|notice| reader.notice(notice)));
-        let mut pending: Vec<Pending> = Vec::new();
+        let mut pending: Vec<(Partition, Place, Pending)> = Vec::new();
         let (mut passed, mut more) = (Said::new(), front < notices.len());
         if reader.stream.status == StreamStatus::Enabled {
             for (partition, part) in self.ahead(reader, self.wanted + 1)? {
@@ -309,15 +309,26 @@ impl Poll {
                     passed.push((partition, reader.say(now, &[])));
                 }
                 more |= part.more;
-                pending.extend(part.pending);
+                pending.extend(part.pending.into_iter().map(|p| (partition, now, p)));
             }
         }
-        pending.sort_by_key(|p| p.at);
-        for p in pending {
+        pending.sort_by_key(|(_, _, p)| p.at);
+        let (offers, now) = (&self.app.node.signal_offers, clock::now());
+        let lifetime = self.app.node.config.webhooks.lifetime;
+        for (partition, passed_to, p) in pending {
             if sets.len() > self.wanted {
                 break;
             }
-            sets.extend(reader.set(&p.signal)?);
+            let Some(set) = reader.set(&p.signal)? else {
+                continue;
+            };
+            // The last one only shows that there is more.
+            let is_given = sets.len() < self.wanted;
+            let in_vain = is_given.then(|| offers.in_vain(set.jti, now, lifetime)).flatten();
+            match in_vain {
+                Some(times) => passed.push((partition, given_up(&reader, passed_to, set.jti, &p, times))),
+                None => sets.push(set),
+            }
         }
         let more_available = more || sets.len() > self.wanted;
         sets.truncate(self.wanted);
@@ -371,6 +382,19 @@ impl Poll {
             let _ = tokio::time::timeout(left.min(LOOK), moved).await;
         }
     }
+}
+
+/// A SET that the receiver never acknowledged: that it is done with, beyond where the stream has come.
+fn given_up(reader: &Reader<'_>, passed: Place, jti: Uuid, pending: &Pending, times: u32) -> Vec<Command> {
+    let item = item(pending.clone());
+    let letter = DeadLetter {
+        attempts: times,
+        reason: "the receiver did not acknowledge it in all the time".to_owned(),
+        ..dead_letter(reader.stream_id, pending.signal.user, jti, &item)
+    };
+    let mut commands = vec![Command::DeadLettered(letter)];
+    commands.extend(reader.say(passed, &[pending.place]));
+    commands
 }
 
 fn refused(stream_id: Uuid, jti: Uuid, pending: &Pending, code: &str) -> Command {
