@@ -268,7 +268,8 @@ async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
     }
     receiver.until("bob's", |r| r.taken().len() == 10).await;
     // A stream that is changed in any way has its lanes begin anew; they say first what was taken.
-    let change = json!({"stream_id": party.id(), "description": "for the gateway"});
+    let delivery = json!({"method": PUSH, "endpoint_url": receiver.url});
+    let change = json!({"stream_id": party.id(), "description": "for the gateway", "delivery": delivery});
     let call = server.call(reqwest::Method::PATCH, STREAMS).auth(&party.key);
     call.json(&change).send().await.expect(200);
     // And a node that ends says it each second.
@@ -281,6 +282,12 @@ async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
     let taken = receiver.taken();
     assert_eq!(taken.len(), 11, "{:?}", receiver.kinds());
     assert_eq!(taken[10]["sub_id"]["sub"], json!(ada));
+    // The address is the same, and so the header stays.
+    let seen = receiver.authorizations();
+    assert!(
+        seen.iter().all(|a| a.as_deref() == Some("Bearer hush")),
+        "{seen:?}"
+    );
     transmitting.abort();
     server.stop().await;
 }

@@ -317,6 +317,25 @@ async fn a_retry_makes_no_second_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_key_takes_all_streams() {
+    let server = Server::start().await;
+    let one = key(&server, &["ssf.manage"]).await;
+    let other = key(&server, &["ssf.manage"]).await;
+    let create = async |key: &str| server.post(STREAMS).auth(key).json(&json!({})).send().await;
+    for _ in 0..10 {
+        create(&one).await.expect(201);
+    }
+    let refused = create(&one).await.problem(409, "too-many-streams");
+    assert!(
+        refused.body["detail"].as_str().unwrap().contains("10"),
+        "{}",
+        refused.body
+    );
+    create(&other).await.expect(201);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_secret_is_in_the_log_or_in_what_is_printed() {
     let (server, transmitting) = start(Duration::from_secs(60)).await;
     let receiver = PushReceiver::start().await;
