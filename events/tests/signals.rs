@@ -8,6 +8,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::signals::{
@@ -282,4 +284,40 @@ fn the_first_key_is_made_once() {
     let made = || TenantEvent::SignalKeyMade(signal_key("one")).into();
     given::<Streams>([]).when(make()).then([made()]);
     given::<Streams>([made()]).when(make()).then_nothing();
+}
+
+#[test]
+fn a_new_key_is_published_before_it_signs_and_an_old_one_a_while_after() {
+    let make = |kid: &str| Command::MakeKey(signal_key(kid));
+    let made = |kid: &str| TenantEvent::SignalKeyMade(signal_key(kid));
+    given::<Streams>([]).when(make("one")).then([made("one").into()]);
+    given::<Streams>([made("one").into()])
+        .when(make("two"))
+        .then([made("two").into()]);
+    given::<Streams>([made("one").into(), made("two").into()])
+        .when(make("two"))
+        .then_nothing();
+
+    let mut settings = Settings::default();
+    let at = |minute: u64| support::NOON.plus(Duration::from_secs(60 * minute));
+    assert_eq!(settings.signals.signing(at(0)), None);
+    for (minute, new, published, signing) in [
+        (0, Some("one"), vec!["one"], "one"),
+        (1, Some("two"), vec!["one", "two"], "one"),
+        // Asked for on two nodes at once.
+        (2, Some("three"), vec!["one", "two", "three"], "one"),
+        (5, None, vec!["one", "two", "three"], "one"),
+        (6, None, vec!["one", "two", "three"], "two"),
+        (7, None, vec!["one", "two", "three"], "three"),
+        (60, Some("four"), vec!["three", "four"], "three"),
+        (65, None, vec!["three", "four"], "four"),
+    ] {
+        if let Some(kid) = new {
+            settings.evolve(&made(kid), at(minute), minute);
+        }
+        let known = settings.signals.keys.iter().map(|key| key.made.kid.as_str());
+        assert_eq!(known.collect::<Vec<_>>(), published, "{minute}");
+        let now = settings.signals.signing(at(minute)).unwrap();
+        assert_eq!(now.made.kid, signing, "{minute}");
+    }
 }

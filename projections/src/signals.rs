@@ -108,6 +108,7 @@ impl Projection for Signals {
     }
 
     fn version(&self) -> u32 {
+        // 2: an erasure ends all sessions.
         2
     }
 

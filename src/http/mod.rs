@@ -104,6 +104,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::ssf::status::verify))
         .routes(routes!(api::ssf::poll::poll))
         .routes(routes!(api::ssf::dead_letters::list))
+        .routes(routes!(api::ssf::keys::replace))
         .routes(routes!(api::projections::list))
         .routes(routes!(api::projections::rebuild))
         .routes(routes!(operations::healthz))

@@ -317,6 +317,44 @@ async fn a_retry_makes_no_second_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_published_before_it_signs() {
+    let server = Server::start().await;
+    let party = Party::of(&server, json!({"method": POLL}), &[]).await;
+    let path = "/ssf/keys";
+    let refused = server.post(path).auth(&party.key).json(&json!({})).send().await;
+    refused.problem(403, "missing-scope");
+    let kids = async || -> Vec<Option<String>> {
+        let set = jwks(&server).await;
+        set.keys.iter().map(|k| k.common.key_id.clone()).collect()
+    };
+    let first = kids().await;
+    assert_eq!(first.len(), 1);
+    let replace = async || {
+        server
+            .post(path)
+            .admin()
+            .json(&json!({}))
+            .send()
+            .await
+            .expect(200)
+            .body
+    };
+    let made = replace().await;
+    let new = made["kid"].as_str().map(str::to_owned);
+    assert_eq!(kids().await, [new, first[0].clone()], "newest first");
+    assert_eq!(replace().await, made, "it waits");
+    party.verify(&server, "s").await.expect(204);
+    let answer = party
+        .poll(&server, json!({"returnImmediately": true}))
+        .await
+        .expect(200);
+    let (_, token) = answer.body["sets"].as_object().unwrap().iter().next().unwrap();
+    let header = jsonwebtoken::decode_header(token.as_str().unwrap()).unwrap();
+    assert_eq!(header.kid, first[0], "not yet");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_key_takes_all_streams() {
     let server = Server::start().await;
     let one = key(&server, &["ssf.manage"]).await;

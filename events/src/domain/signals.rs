@@ -2,6 +2,7 @@
 //! settings; how far each stream has come, and what was asked of it meanwhile, is said in the activity stream.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -51,7 +52,7 @@ pub struct SignalStreamDeleted {
     pub stream_id: Uuid,
 }
 
-/// A new key signs what is sent from now on. Older ones stay published, for what they signed.
+/// There is a new key. The first one signs at once, a later one after a while; until then the one before does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SignalKeyMade {
     /// The key's RFC 7638 thumbprint.
@@ -145,9 +146,20 @@ pub struct SignalStream {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Signals {
     pub streams: BTreeMap<Uuid, SignalStream>,
-    /// The newest comes last.
-    pub keys: Vec<SignalKeyMade>,
+    /// Those that are published; the newest comes last.
+    pub keys: Vec<SignalKey>,
 }
+
+/// A key that signs, has signed a moment ago, or soon will.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalKey {
+    pub made: SignalKeyMade,
+    /// From when on it signs, until the next one does.
+    pub signs_from: Timestamp,
+}
+
+/// How long a key is published before it signs, so that whoever keeps a copy of the JWK set knows it by then.
+pub const KEY_LEAD: Duration = Duration::from_secs(5 * 60);
 
 /// What is to be changed of what a receiver says of its stream; the rest stays as it is.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +203,8 @@ pub enum Command {
     /// The first key; nothing if there is one.
     MakeFirstKey(SignalKeyMade),
     Patch(StreamPatch),
+    /// Another key, whatever there is.
+    MakeKey(SignalKeyMade),
 }
 
 /// Streams of one tenant, at the most.
@@ -226,13 +240,39 @@ impl Signals {
                 }
             }
             TenantEvent::SignalStreamDeleted(e) => _ = self.streams.remove(&e.stream_id),
-            TenantEvent::SignalKeyMade(e) => self.keys.push(e.clone()),
+            TenantEvent::SignalKeyMade(e) => self.add_key(e, time),
             _ => {}
         }
     }
 }
 
 impl Signals {
+    /// The key that signs at a time: the newest whose time has come.
+    pub fn signing(&self, now: Timestamp) -> Option<&SignalKey> {
+        self.keys.get(self.index_of_signing(now))
+    }
+
+    fn index_of_signing(&self, now: Timestamp) -> usize {
+        let signing = self.keys.iter().rposition(|key| key.signs_from <= now);
+        // Where clocks differ, the first one may seem to be of the future.
+        signing.unwrap_or(0)
+    }
+
+    /// What was replaced by the one that signs now is published no more: it has signed nothing for a while.
+    fn add_key(&mut self, made: &SignalKeyMade, time: Timestamp) {
+        let signing = self.index_of_signing(time);
+        self.keys.drain(..signing);
+        let signs_from = if self.keys.is_empty() {
+            time
+        } else {
+            time.plus(KEY_LEAD)
+        };
+        self.keys.push(SignalKey {
+            made: made.clone(),
+            signs_from,
+        });
+    }
+
     /// How many streams a receiver has that is an API key.
     fn count_of(&self, receiver: Option<ApiKeyId>) -> usize {
         let own = |stream: &&SignalStream| receiver.is_some() && stream.receiver == receiver;
@@ -293,7 +333,8 @@ pub(super) fn decide(signals: &Signals, command: Command) -> Result<Vec<Event>, 
             TenantEvent::SignalStreamDeleted(e)
         }
         Command::MakeFirstKey(_) if !signals.keys.is_empty() => return Ok(vec![]),
-        Command::MakeFirstKey(e) => TenantEvent::SignalKeyMade(e),
+        Command::MakeKey(e) if signals.keys.iter().any(|key| key.made.kid == e.kid) => return Ok(vec![]),
+        Command::MakeFirstKey(e) | Command::MakeKey(e) => TenantEvent::SignalKeyMade(e),
     };
     Ok(vec![event.into()])
 }

@@ -13,6 +13,7 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::signals::{SignalKeyMade, Signals};
 use gatelog_events::ids::TenantId;
 use parking_lot::Mutex;
@@ -91,22 +92,22 @@ impl SignalKeys {
         })
     }
 
-    /// The key that signs now: the newest.
-    pub fn signer(&self, tenant: &TenantId, signals: &Signals) -> Option<Arc<Signer>> {
-        let newest = signals.keys.last()?;
+    /// The key that signs now.
+    pub fn signer(&self, tenant: &TenantId, signals: &Signals, now: Timestamp) -> Option<Arc<Signer>> {
+        let SignalKeyMade { kid, wrapped, .. } = &signals.signing(now)?.made;
         let mut opened = self.opened.lock();
-        if let Some(signer) = opened.get(&newest.kid) {
+        if let Some(signer) = opened.get(kid) {
             return Some(signer.clone());
         }
-        let place = [tenant.as_str(), "signing", &newest.kid];
-        let pkcs8 = self.seal.open(&place, &newest.wrapped)?;
+        let place = [tenant.as_str(), "signing", kid];
+        let pkcs8 = self.seal.open(&place, wrapped)?;
         let pair = RsaKeyPair::from_pkcs8(&pkcs8).ok()?;
-        let header = json!({"typ": TYPE, "alg": "RS256", "kid": newest.kid});
+        let header = json!({"typ": TYPE, "alg": "RS256", "kid": kid});
         let signer = Arc::new(Signer {
             header: URL_SAFE_NO_PAD.encode(header.to_string()),
             pair,
         });
-        opened.insert(newest.kid.clone(), signer.clone());
+        opened.insert(kid.clone(), signer.clone());
         Some(signer)
     }
 }
@@ -152,6 +153,7 @@ pub fn jwks(signals: &Signals) -> Value {
         .keys
         .iter()
         .rev()
+        .map(|key| &key.made)
         .map(|key| {
             json!({
                 "kty": "RSA", "use": "sig", "alg": "RS256", "kid": key.kid, "n": key.modulus, "e": key.exponent,
@@ -191,6 +193,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatelog_events::domain::signals::SignalKey;
 
     #[test]
     fn what_is_wrapped_opens_for_its_stream_only() {
@@ -226,17 +229,24 @@ mod tests {
             ("AQAB", 342),
             "2048 bits"
         );
+        let noon = Timestamp::from_millis(1_795_000_000_000);
         let signals = Signals {
-            keys: vec![made],
+            keys: vec![SignalKey {
+                made,
+                signs_from: noon,
+            }],
             ..Signals::default()
         };
         let claims = json!({"iss": "https://id.example.com"});
-        let [one, two] = [&keys, &again].map(|k| k.signer(&tenant, &signals).unwrap().sign(&claims).unwrap());
+        let [one, two] = [&keys, &again].map(|k| {
+            let signer = k.signer(&tenant, &signals, noon).unwrap();
+            signer.sign(&claims).unwrap()
+        });
         assert_eq!(one, two);
-        assert!(others.signer(&tenant, &signals).is_none());
-        assert!(keys.signer(&tenant, &Signals::default()).is_none());
+        assert!(others.signer(&tenant, &signals, noon).is_none());
+        assert!(keys.signer(&tenant, &Signals::default(), noon).is_none());
         let set = jwks(&signals);
-        assert_eq!(set["keys"][0]["kid"], json!(signals.keys[0].kid));
+        assert_eq!(set["keys"][0]["kid"], json!(signals.keys[0].made.kid));
         assert!(set["keys"][0].get("d").is_none());
     }
 }

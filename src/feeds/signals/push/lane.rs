@@ -252,7 +252,7 @@ impl Lane {
                 let Some(set) = wanted.map(|s| reader.set(&s)).transpose()?.flatten() else {
                     return Ok(None);
                 };
-                let signer = node.signal_keys.signer(tenant, &settings.signals);
+                let signer = node.signal_keys.signer(tenant, &settings.signals, clock::now());
                 let signed = signer.and_then(|signer| signer.sign(&set.claims).ok());
                 jti = Some(set.jti);
                 signed.ok_or(Held::NoKey).map(Some)

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatelog_events::clock;
 use gatelog_events::domain::feed::Command;
 use gatelog_events::domain::signals::{SignalStream, StreamNoticesTaken};
 use gatelog_events::ids::{Offset, Partition, Stream};
@@ -94,7 +95,7 @@ impl Notices {
             let token = || {
                 let settings = self.node.views.settings(&self.node.config.tenant).ok()?;
                 let keys = &self.node.signal_keys;
-                let signer = keys.signer(&self.node.config.tenant, &settings.signals)?;
+                let signer = keys.signer(&self.node.config.tenant, &settings.signals, clock::now())?;
                 signer.sign(&reader.notice(notice).claims).ok()
             };
             let sent = self

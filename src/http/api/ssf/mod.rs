@@ -3,6 +3,7 @@
 mod body;
 pub mod configuration;
 pub mod dead_letters;
+pub mod keys;
 pub mod poll;
 pub mod status;
 pub mod streams;

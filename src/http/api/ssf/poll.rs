@@ -336,7 +336,7 @@ impl Poll {
             .app
             .node
             .signal_keys
-            .signer(self.app.tenant(), &settings.signals);
+            .signer(self.app.tenant(), &settings.signals, now);
         let signer = signer.ok_or_else(|| Problem::internal(&"the key that signs is not to be had"))?;
         let mut signed = Vec::with_capacity(sets.len());
         for set in sets {

@@ -426,9 +426,7 @@ async fn make_first_key(app: &App, caller: &Caller, ask: &Ask) -> Result<(), Pro
     if !app.node.views.settings(app.tenant())?.signals.keys.is_empty() {
         return Ok(());
     }
-    let node = app.node.clone();
-    let made = tokio::task::spawn_blocking(move || node.signal_keys.make(&node.config.tenant));
-    let made = made.await?.map_err(|e| Problem::internal(&e))?;
+    let made = super::keys::make(app).await?;
     let command = Command::Tenant(tenant::Command::Signals(signals::Command::MakeFirstKey(made)));
     let request = Request {
         idempotency: None,
