@@ -25,8 +25,8 @@ impl Projection for TenantSettings {
     }
 
     fn version(&self) -> u32 {
-        // 2: feeds. 3: streams of signals.
-        3
+        // 2: feeds. 3: streams of signals. 4: what is kept of webhooks that were removed.
+        4
     }
 
     fn streams(&self) -> &'static [Stream] {
