@@ -179,7 +179,11 @@ impl Pushes {
         }
         for (key, running) in over {
             let _ = running.task.await;
-            self.endpoints.remove(&(key.feed, key.name));
+            // The lanes that stay share its breaker and what may be on its way.
+            let stays = |other: &Key| other.feed == key.feed && other.name == key.name;
+            if !self.lanes.keys().any(stays) {
+                self.endpoints.remove(&(key.feed, key.name));
+            }
         }
     }
 
