@@ -1,12 +1,12 @@
 //! Several nodes on one log, as processes of their own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatelog_events::clock;
 use serde_json::{Value, json};
 
+use super::ports::free_address;
 use super::process::{BOOTSTRAP, Process, gatelog};
 
 pub const PASSWORD: &str = "seven purple otters juggle";
@@ -20,11 +20,6 @@ pub struct Cluster {
     pub own: Vec<Vec<(String, String)>>,
     pub addresses: Vec<String>,
     pub nodes: Vec<Option<Process>>,
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 impl Cluster {
