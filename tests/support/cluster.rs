@@ -45,6 +45,8 @@ impl Cluster {
             ("GATELOG_PARTITIONS", "6"),
             ("GATELOG_KAFKA_SESSION_TIMEOUT", "6s"),
             ("GATELOG_KAFKA_DELIVERY_TIMEOUT", "3s"),
+            // What is read after it was written is there at last, however busy the machine.
+            ("GATELOG_MIN_POSITION_WAIT", "25s"),
             (
                 "GATELOG_CLUSTER_SECRET",
                 "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
