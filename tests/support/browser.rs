@@ -112,7 +112,7 @@ impl Browser {
     }
 
     async fn wait_for_driver(&self) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             let status = self.client.get(format!("{}/status", self.url)).send().await;
             if status.is_ok_and(|s| s.status().is_success()) {
                 return;
