@@ -1,6 +1,9 @@
 //! The program as its users meet it: the command line, its output and its exit status.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -272,25 +275,21 @@ struct Server(std::process::Child, String);
 
 impl Server {
     fn start(dir: &Path) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let address = ports::free_address();
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(dir.join("serve.log"))
             .unwrap();
-        let child = gatelog(dir, &["serve", "--listen", &format!("127.0.0.1:{port}")])
+        let child = gatelog(dir, &["serve", "--listen", &address])
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self(child, format!("http://127.0.0.1:{port}"));
+        let server = Self(child, format!("http://{address}"));
         for _ in 0..600 {
-            let client = std::net::TcpStream::connect(("127.0.0.1", port));
+            let client = std::net::TcpStream::connect(&address);
             let started = std::fs::read_to_string(dir.join("serve.log")).unwrap();
-            if client.is_ok() && started.contains(&format!("127.0.0.1:{port}")) {
+            if client.is_ok() && started.contains(&address) {
                 return server;
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -309,7 +309,7 @@ async fn operators_see_what_they_need() {
     server.register("ada@example.com").await;
     server.get("/healthz").send().await.expect(200);
     let mut ready = server.get("/readyz").send().await;
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if ready.status == 200 {
             break;
         }

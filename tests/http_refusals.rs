@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::server::{BOOTSTRAP, PASSWORD, Server, notice};
 
@@ -130,7 +132,8 @@ async fn callers_do_what_they_may() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_a_problem_and_writes_nothing() {
-    let server = Server::start().await;
+    // It is waited for a position that is never reached.
+    let server = Server::start_with(|c| c.min_position_wait = Duration::from_millis(500)).await;
     let ends = async || {
         let mut ends = Vec::new();
         for stream in gatelog_events::ids::Stream::ALL {
@@ -284,9 +287,14 @@ async fn bad_input_is_a_problem_and_writes_nothing() {
     server.stop().await;
 }
 
+/// A node that lets nobody try again while a busy machine gets to the next attempt.
+async fn slowing() -> Server {
+    Server::start_with(|c| c.account_limits.base = Duration::from_secs(60)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn guessing_is_slowed_down_alike_for_known_and_unknown() {
-    let server = Server::start().await;
+    let server = slowing().await;
     server.register("ada@example.com").await;
     let mut answers = Vec::new();
     for email in ["ada@example.com", "nobody@example.com"] {
@@ -308,7 +316,7 @@ async fn guessing_is_slowed_down_alike_for_known_and_unknown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_lifts_a_lock() {
-    let server = Server::start().await;
+    let server = slowing().await;
     let id = server.register("ada@example.com").await;
     for _ in 0..6 {
         server.login("ada@example.com", "a wrong password it is").await;

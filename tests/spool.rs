@@ -97,7 +97,7 @@ async fn metric(cluster: &Cluster, n: usize, name: &str) -> Option<f64> {
 
 /// The sessions of which the log knows that they started: each time that it says so.
 async fn started(cluster: &Cluster, n: usize, user: &str) -> Vec<String> {
-    let timeline = get(cluster, n, &format!("/v1/users/{user}/timeline?limit=100")).await;
+    let timeline = get(cluster, n, &format!("/v1/users/{user}/timeline?limit=200")).await;
     let events = timeline["events"]
         .as_array()
         .unwrap_or_else(|| panic!("{timeline}"));
@@ -245,6 +245,8 @@ async fn while_kafka_is_away_logins_are_spooled_or_refused_and_each_is_recorded_
             kept_on_return += u32::from(tokens.get("position").is_none());
             sessions[3].push(tokens);
         }
+        // Seldom enough that all of them fit on one page of the timeline.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     cluster.start_node(0).await;
     for n in 0..2 {

@@ -213,6 +213,12 @@ fn a_feed_that_could_say_too_much_is_refused() {
     given([])
         .when(define_feed(None, &["plan"]))
         .then([feed(None, &["plan"])]);
+    given([purpose("Questions"), feed(Some("surveys"), &["email"])])
+        .when(define_feed(None, &["plan"]))
+        .then_rejected(Rejection::FeedKeepsPurpose(Some("surveys".into())));
+    given([purpose("Questions"), feed(None, &["plan"])])
+        .when(define_feed(Some("surveys"), &["plan"]))
+        .then_rejected(Rejection::FeedKeepsPurpose(None));
     for kind in ["user.erased", "tenant.api_key_created", "plan.upgraded.v1", ""] {
         let mut wish = feed_defined(None, &["plan"]);
         wish.definition.events = [kind.to_owned()].into();
@@ -295,6 +301,26 @@ fn a_connector_keeps_its_credential_while_its_vendor_stays() {
 }
 
 #[test]
+fn a_credential_goes_nowhere_else_by_itself() {
+    let at = |base_url: &str, regulations: &str| {
+        let settings = format!(
+            r#"{{"vendor":"segment","base_url":"https://{base_url}","regulations_url":"https://{regulations}","map":1}}"#
+        );
+        let connector = Connector {
+            vendor: "segment".into(),
+            settings,
+            credential: "sealed".into(),
+        };
+        let kept =
+            r#"{"vendor":"segment","base_url":"https://a.example","regulations_url":"https://r.example"}"#;
+        connector.keeps_credential("segment", kept)
+    };
+    assert!(at("a.example", "r.example"));
+    assert!(!at("evil.example", "r.example"));
+    assert!(!at("a.example", "evil.example"));
+}
+
+#[test]
 fn a_webhook_is_set_goes_on_and_begins_anew() {
     let set = |url: &str, version| TenantEvent::WebhookSet(webhook_set(url, version));
     let wish = |url: &str, version| set_webhook(url, Some(version));
@@ -340,6 +366,8 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
         TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Beginning)),
         TenantEvent::WebhookSecretRotated(webhook_rotated()),
         set("https://b.example", 2),
+        TenantEvent::WebhookRemoved(webhook_removed()),
+        set("https://c.example", 2),
     ];
     let generations: Vec<_> = history
         .iter()
@@ -349,18 +377,21 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
             settings.feeds["marketing"]
                 .webhooks
                 .get("crm")
-                .map(|w| (w.generation, w.from, w.secret))
+                .map(|w| (w.since, w.generation, w.from, w.secret))
         })
         .collect();
     use ReplayFrom::{Beginning, Snapshot};
     assert_eq!(
         generations[2..],
         [
-            Some((3, Snapshot, 1)),
-            Some((3, Snapshot, 1)),
-            Some((5, Beginning, 1)),
-            Some((5, Beginning, 2)),
-            Some((7, Snapshot, 2)),
+            Some((3, 3, Snapshot, 1)),
+            Some((3, 3, Snapshot, 1)),
+            Some((3, 5, Beginning, 1)),
+            Some((3, 5, Beginning, 2)),
+            Some((3, 7, Snapshot, 2)),
+            None,
+            // The former receiver knows the secrets up to the second.
+            Some((9, 9, Snapshot, 3)),
         ]
     );
 }

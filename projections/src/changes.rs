@@ -50,7 +50,8 @@ pub struct Withdrawal {
     pub time: Timestamp,
     pub sequence: u64,
     pub cause: Cause,
-    /// The purposes to which there was a consent until then. Whoever rests on another one never knew of this user.
+    /// The purposes whose feeds have to hear of it: those to which there was a consent until then, and for an erasure all to
+    /// which there ever was one. Whoever rests on another one never knew of this user.
     pub purposes: BTreeSet<String>,
 }
 
@@ -69,7 +70,8 @@ impl Projection for Changes {
     }
 
     fn version(&self) -> u32 {
-        1
+        // 2: an erasure concerns whoever ever knew of the user.
+        2
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -132,6 +134,14 @@ fn purpose(event: &Event) -> Option<&str> {
 }
 
 /// The purposes to which a user has consented, as the events so far say.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Purposes {
+    granted: BTreeSet<String>,
+    /// Granted now or once. Whoever was told of the user by one may still have what was to be forgotten.
+    ever: BTreeSet<String>,
+}
+
+/// The row of a user's [`Purposes`].
 struct Consents(Bytes);
 
 impl Consents {
@@ -145,28 +155,28 @@ impl Consents {
         rows: &mut FoldView<'_>,
         event: &Event,
     ) -> Result<Option<(Cause, BTreeSet<String>)>, StoreError> {
-        let known =
-            |rows: &FoldView<'_>| Ok::<BTreeSet<String>, StoreError>(rows.get(&self.0)?.unwrap_or_default());
+        let known = |rows: &FoldView<'_>| Ok::<Purposes, StoreError>(rows.get(&self.0)?.unwrap_or_default());
         match event {
             Event::Consent(ConsentEvent::Granted(c)) => {
-                let mut granted = known(rows)?;
-                granted.insert(c.purpose.clone());
-                rows.put(self.0.clone(), &granted)?;
+                let mut purposes = known(rows)?;
+                purposes.granted.insert(c.purpose.clone());
+                purposes.ever.insert(c.purpose.clone());
+                rows.put(self.0.clone(), &purposes)?;
                 Ok(None)
             }
             Event::Consent(ConsentEvent::Withdrawn(c)) => {
-                let mut granted = known(rows)?;
-                let Some(purpose) = granted.take(&c.purpose) else {
+                let mut purposes = known(rows)?;
+                let Some(purpose) = purposes.granted.take(&c.purpose) else {
                     return Ok(None);
                 };
-                rows.put(self.0.clone(), &granted)?;
+                rows.put(self.0.clone(), &purposes)?;
                 Ok(Some((Cause::Consent, BTreeSet::from([purpose]))))
             }
-            Event::User(UserEvent::Disabled(_)) => Ok(Some((Cause::Disabled, known(rows)?))),
+            Event::User(UserEvent::Disabled(_)) => Ok(Some((Cause::Disabled, known(rows)?.granted))),
             Event::User(UserEvent::Erased(_)) => {
-                let granted = known(rows)?;
+                let purposes = known(rows)?;
                 rows.delete(self.0.clone());
-                Ok(Some((Cause::Erased, granted)))
+                Ok(Some((Cause::Erased, purposes.ever)))
             }
             _ => Ok(None),
         }

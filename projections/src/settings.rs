@@ -25,8 +25,8 @@ impl Projection for TenantSettings {
     }
 
     fn version(&self) -> u32 {
-        // 2: feeds. 3: streams of signals. 4: from when on their keys sign.
-        4
+        // 2: feeds. 3: streams of signals. 4: what is kept of webhooks that were removed. 5: from when on keys sign.
+        5
     }
 
     fn streams(&self) -> &'static [Stream] {

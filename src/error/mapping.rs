@@ -186,6 +186,17 @@ impl From<tenant::Rejection> for Problem {
                 "Name the purpose whose consent gates the feed, or leave the fields out that tell who somebody is.",
             )
             .field("purpose", format!("The field {field} needs one.")),
+            tenant::Rejection::FeedKeepsPurpose(ref purpose) => Problem::new(
+                Kind::InvalidInput,
+                "Correct the fields named in `errors`; /docs describes them.",
+            )
+            .field(
+                "purpose",
+                match purpose {
+                    Some(purpose) => format!("The feed rests on {purpose}. Define another feed for another purpose."),
+                    None => "The feed rests on no purpose. Define another feed for this one.".to_owned(),
+                },
+            ),
             tenant::Rejection::UnknownFeedEvent(_) => Problem::new(
                 Kind::InvalidInput,
                 "Correct the fields named in `errors`; /docs describes them.",
@@ -204,7 +215,7 @@ impl From<tenant::Rejection> for Problem {
                 Kind::InvalidInput,
                 "Correct the fields named in `errors`; /docs describes them.",
             )
-            .field("credential", "A new connector needs one; leave it out only to keep the one there is."),
+            .field("credential", "A new connector, or one at another address, needs one; leave it out only to keep the one there is."),
             tenant::Rejection::TooManyWebhooks => Problem::new(
                 Kind::TooManyWebhooks,
                 "Remove one that is not used any more, or define another feed.",

@@ -34,7 +34,7 @@ pub struct Lane {
     pub identity: Offset,
     /// Next offset of the activity stream.
     pub activity: Offset,
-    /// Next offset of the identity stream from which withdrawals have not been told; never below `identity`.
+    /// Next offset of the identity stream from which withdrawals have not been told.
     pub withdrawals: Offset,
 }
 
@@ -52,6 +52,19 @@ pub struct Snapshot {
 pub struct NotACursor;
 
 impl Cursor {
+    /// The same, of one lane, for a consumer who had come to a place before it began anew: what was withdrawn since is told
+    /// first, and what else happened since after everyone's state.
+    pub fn owing(mut self, before: Option<Lane>) -> Self {
+        if let (Some(lane), Some(before)) = (self.lanes.first_mut(), before) {
+            lane.withdrawals = lane.withdrawals.min(before.withdrawals);
+            if let Some(snapshot) = &mut lane.snapshot {
+                lane.identity = lane.identity.min(before.identity);
+                snapshot.end = lane.identity;
+            }
+        }
+        self
+    }
+
     /// Its text.
     pub fn seal(&self, keys: &FeedKeys, scope: Scope<'_>) -> String {
         // A serializer into a growing vector cannot fail on such a plain type.
@@ -125,6 +138,45 @@ mod tests {
         }
         for text in ["", "A", "!", &"A".repeat(100_000)] {
             assert_eq!(open(text, &keys, "marketing", 64), Err(NotACursor));
+        }
+    }
+    #[test]
+    fn who_begins_anew_is_still_told_what_was_withdrawn_before() {
+        let anew = |snapshot| Cursor {
+            version: 2,
+            turn: 0,
+            lanes: vec![Lane {
+                snapshot,
+                identity: 90,
+                activity: 50,
+                withdrawals: 90,
+            }],
+        };
+        let before = Some(Lane {
+            snapshot: None,
+            identity: 30,
+            activity: 20,
+            withdrawals: 40,
+        });
+        let everyone = Some(Snapshot { next: 0, end: 90 });
+        let lane = |snapshot, identity, withdrawals| Lane {
+            snapshot,
+            identity,
+            activity: 50,
+            withdrawals,
+        };
+        let cases = [
+            (None, None, lane(None, 90, 90)),
+            (everyone, None, lane(everyone, 90, 90)),
+            (None, before, lane(None, 90, 40)),
+            (
+                everyone,
+                before,
+                lane(Some(Snapshot { next: 0, end: 30 }), 30, 40),
+            ),
+        ];
+        for (snapshot, before, expected) in cases {
+            assert_eq!(anew(snapshot).owing(before).lanes, [expected]);
         }
     }
 }

@@ -170,10 +170,14 @@ impl Engine<'_> {
             let activity = at(Stream::Activity, lane.activity, end.activity)?;
             if (identity, activity) != (lane.identity, lane.activity) {
                 (lane.identity, lane.activity) = (identity, activity);
-                lane.snapshot = Some(Snapshot {
-                    next: 0,
-                    end: identity,
-                });
+                // A snapshot that tells everyone up to there goes on: begun anew each time, it might never end.
+                let covered = lane.snapshot.is_some_and(|s| s.end >= identity);
+                if !covered {
+                    lane.snapshot = Some(Snapshot {
+                        next: 0,
+                        end: end.identity,
+                    });
+                }
             }
         }
         Ok(cursor)
@@ -197,8 +201,7 @@ impl Engine<'_> {
         })
     }
 
-    /// The cursor, of one lane, of a consumer who wants what happened since a time. Times in the log only grow, but for
-    /// those of imports, which may be older: so it may begin somewhat early.
+    /// The cursor, of one lane, of a consumer who wants what was recorded since a time.
     pub fn since(&self, version: u32, time: Timestamp) -> Result<Cursor, StoreError> {
         let mut cursor = self.begin(version, 1, Start::Now);
         for lane in &mut cursor.lanes {
@@ -230,6 +233,19 @@ impl Engine<'_> {
     /// Whether there is anything to look at after a cursor.
     pub fn has_more(&self, cursor: &Cursor) -> bool {
         is_behind(cursor, &self.ends(cursor.lanes.len(), false))
+    }
+
+    /// Whether what ended by this item is not at an end any more, or was ended for good later: then it is told no more when
+    /// it was told already, or tried to.
+    pub fn is_over(&self, item: &Item) -> Result<bool, StoreError> {
+        let Item::Withdrawn { withdrawal, .. } = item else {
+            return Ok(false);
+        };
+        if withdrawal.cause == Cause::Erased {
+            return Ok(false);
+        }
+        let user = self.views.user(self.tenant, withdrawal.user)?;
+        Ok(gate::is_open(self.definition, &user) || !user.exists())
     }
 
     /// What an item says now; nothing if its subject may not be seen. A withdrawal is told in any case.
@@ -539,8 +555,11 @@ pub fn concerns(withdrawal: &Withdrawal, purpose: Option<&str>) -> bool {
     }
 }
 
+/// Whether it was recorded before a time. What an import wrote happened long before; the id of an event, a UUIDv7 (RFC 9562
+/// section 5.7), has the time at which it was written.
 fn is_before(change: &Change, time: Timestamp) -> bool {
-    change.events.iter().all(|e| e.time < time)
+    let recorded = |e: &Happened| Timestamp::from_millis((e.id.0.as_u128() >> 80) as i64);
+    change.events.iter().all(|e| recorded(e) < time)
 }
 
 const REGISTERED: &str = "user.registered";

@@ -1,14 +1,17 @@
 //! Records that are posted: in order, signed, tried again, given up, sent again, and held back where consent is gone.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gatelog::feeds::push::Pushes;
 use gatelog::feeds::webhook::WebhookConfig;
 use gatelog_events::clock;
+use gatelog_events::ids::Position;
+use gatelog_projections::webhooks::Hook;
 use serde_json::{Value, json};
 
 use super::consumer::*;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, Taken};
 use crate::support::server::{Answer, Server};
 
 pub const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
@@ -53,6 +56,50 @@ pub async fn dead_letters(server: &Server) -> Vec<Value> {
     page.body["dead_letters"].as_array().unwrap().clone()
 }
 
+/// The dead letters, once they are so many.
+async fn until_dead(server: &Server, so_many: usize) -> Vec<Value> {
+    for _ in 0..3000 {
+        let dead = dead_letters(server).await;
+        if dead.len() == so_many {
+            return dead;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not {so_many} dead letters: {:#?}", dead_letters(server).await);
+}
+
+/// Waits until all lanes have begun, so that of whoever comes now it is told what happens.
+async fn until_begun(server: &Server) {
+    let mut lag = Value::Null;
+    for _ in 0..3000 {
+        let call = server.get("/v1/feeds/marketing/status").admin();
+        lag = call.send().await.expect(200).body["consumers"][0]["lag"].clone();
+        if lag["partitions_begun"] == 8 && lag["snapshots_open"] == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not all lanes have begun: {lag}");
+}
+
+/// Waits until a lane has said that it is beyond what stands at `position`, and begins there again.
+async fn until_said(server: &Server, position: &str) {
+    let (node, at): (_, Position) = (&server.started.node, position.parse().unwrap());
+    let hook = Hook {
+        tenant: &node.config.tenant,
+        feed: "marketing",
+        webhook: "crm",
+    };
+    for _ in 0..3000 {
+        let said = node.views.webhook_progress(hook, at.partition).unwrap();
+        if said.is_some_and(|place| place.snapshot.is_none() && place.identity > at.offset) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it is not said that {position} is passed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_record() {
     let (server, pushing) = start(Duration::from_secs(60)).await;
@@ -90,7 +137,7 @@ async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_r
         ids.iter().all(|(webhook, event)| event == webhook),
         "one id for both"
     );
-    for _ in 0..200 {
+    for _ in 0..3000 {
         let report = server
             .get("/v1/feeds/marketing/withdrawals")
             .admin()
@@ -109,7 +156,7 @@ async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_sent_again() {
-    let (server, pushing) = start(Duration::from_millis(1500)).await;
+    let (server, pushing) = start(Duration::from_secs(5)).await;
     define_marketing(&server).await;
     let receiver = Receiver::start().await;
     set(&server, &receiver).await;
@@ -123,15 +170,8 @@ async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_
     }
     receiver.until("the others", |r| r.emails().len() == 4).await;
     receiver.until("tried again", |r| r.attempts() >= 6).await;
-    let mut dead = dead_letters(&server).await;
-    for _ in 0..500 {
-        if !dead.is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        dead = dead_letters(&server).await;
-    }
-    assert_eq!((dead.len(), &dead[0]["status"]), (1, &json!(500)), "{dead:?}");
+    let dead = until_dead(&server, 1).await;
+    assert_eq!(dead[0]["status"], 500, "{dead:?}");
     assert_eq!(
         (&dead[0]["subject"], &dead[0]["user_id"]),
         (&json!(subject), &json!(ada))
@@ -156,14 +196,9 @@ async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_
         })
         .await;
     assert_eq!(receiver.state()[&subject]["given_name"], "augusta");
-    for _ in 0..500 {
-        if dead_letters(&server).await.is_empty() {
-            pushing.abort();
-            return server.stop().await;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the dead letter is still there");
+    until_dead(&server, 0).await;
+    pushing.abort();
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,10 +247,13 @@ async fn records_of_one_subject_come_one_after_another_and_of_many_at_once() {
         json!({"purpose": "newsletter", "fields": ["given_name"], "events": ["user.profile_changed"]});
     define(&server, "marketing", &definition).await;
     let receiver = Receiver::start().await;
-    receiver.delay(Duration::from_millis(30));
+    // Longer than a busy machine lets one request wait for another.
+    receiver.delay(Duration::from_millis(300));
     let body = json!({"url": receiver.url, "concurrency": 3});
     let answer = server.put(HOOK).admin().json(&body).send().await.expect(200);
     receiver.trust(&[answer.text("secret")]);
+    // A state would be told as it is when it is its turn, with the sequence of what comes after it.
+    until_begun(&server).await;
     let mut people = Vec::new();
     for i in 0..6 {
         people.push(register(&server, &format!("p{i}"), true).await.0);
@@ -236,10 +274,18 @@ async fn records_of_one_subject_come_one_after_another_and_of_many_at_once() {
         let sequence = taken.event["sequence"].as_str().unwrap().to_owned();
         let subject = taken.event["subject"].as_str().unwrap().to_owned();
         let before = last.insert(subject, sequence.clone());
-        assert!(before.is_none_or(|b| b < sequence), "in order");
+        // A delivery may come twice.
+        assert!(before.is_none_or(|b| b <= sequence), "in order");
     }
     pushing.abort();
     server.stop().await;
+}
+
+/// How many people something was said of.
+fn people(receiver: &Receiver) -> usize {
+    let taken = receiver.taken();
+    let subjects: BTreeSet<_> = taken.iter().map(|t| t.event["subject"].as_str()).collect();
+    subjects.len()
 }
 
 fn knows_plan(receiver: &Receiver, plan: &str) -> bool {
@@ -253,49 +299,35 @@ async fn a_webhook_goes_on_after_a_restart_and_can_begin_anew() {
     define_marketing(&server).await;
     let receiver = Receiver::start().await;
     set(&server, &receiver).await;
-    let (ada, _) = register(&server, "ada", true).await;
+    let (ada, at) = register(&server, "ada", true).await;
     receiver.until("ada", |r| r.emails().len() == 1).await;
-    for _ in 0..300 {
-        let hooks = server
-            .get("/v1/feeds/marketing/webhooks")
-            .admin()
-            .send()
-            .await
-            .expect(200);
-        if hooks.body["webhooks"]["crm"]["partitions_begun"] != 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_said(&server, &at).await;
     pushing.abort();
     let middle = clock::now();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    register(&server, "bob", true).await;
+    // Before bob: a lane that has not quite ended may post him.
     receiver.forget();
+    register(&server, "bob", true).await;
     let pushing = tokio::spawn(Pushes::new(server.started.node.clone(), None).run());
-    // Ada may come once more: it is said once a second how far a lane has come.
     receiver
         .until("bob", |r| r.emails().contains(&"bob@example.com".to_owned()))
         .await;
-    assert!(receiver.distinct().len() <= 2, "{:?}", receiver.taken());
+    assert_eq!(people(&receiver), 1, "ada again: {:#?}", receiver.taken());
 
-    for (from, kinds) in [
-        (json!("snapshot"), vec!["subject.snapshot"; 2]),
-        (json!("beginning"), vec!["subject.snapshot"; 2]),
-        (json!(middle), vec!["subject.snapshot"]),
+    for (from, expected) in [
+        (json!("snapshot"), 2),
+        (json!("beginning"), 2),
+        (json!(middle), 1),
     ] {
         receiver.forget();
         post(&server, "replay", &json!({"from": from})).await.expect(200);
-        receiver
-            .until(&from.to_string(), |r| r.distinct().len() >= kinds.len())
-            .await;
+        receiver.until(&from.to_string(), |r| people(r) >= expected).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(
-            receiver.distinct().len(),
-            kinds.len(),
-            "{from}: {:?}",
-            receiver.taken()
-        );
+        let taken = receiver.taken();
+        // Of one and the same there may be two records: as they are, and what led to it.
+        assert_eq!(people(&receiver), expected, "{from}: {taken:#?}");
+        let snapshot = |t: &Taken| t.event["type"] == "com.gatelog.feed.subject.snapshot.v1";
+        assert!(taken.iter().all(snapshot), "{from}: {taken:#?}");
     }
     post(&server, "replay", &json!({"from": "yesterday"}))
         .await
@@ -327,11 +359,15 @@ async fn a_webhook_goes_on_after_a_restart_and_can_begin_anew() {
     post(&server, "secret", &json!({"overlap_seconds": 0}))
         .await
         .expect(200);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    rename(&server, &ada, "a").await;
-    receiver
-        .until("what the receiver cannot check is refused", |r| r.forged() > 0)
-        .await;
+    // What is posted before the lanes know of it is signed by both.
+    for n in 0..60 {
+        if receiver.forged() > 0 {
+            break;
+        }
+        rename(&server, &ada, &format!("name{n}")).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(receiver.forged() > 0, "what the receiver cannot check is refused");
     pushing.abort();
     server.stop().await;
 }
@@ -345,7 +381,7 @@ async fn a_receiver_that_is_gone_is_asked_no_more() {
     receiver.answer("", 410);
     register(&server, "ada", true).await;
     let paused = async |expected: Value| {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             let hooks = server
                 .get("/v1/feeds/marketing/webhooks")
                 .admin()

@@ -158,11 +158,16 @@ async fn partitions_move_and_no_command_fails() {
                 slowest = slowest.max(begun.elapsed());
                 match outcome {
                     Ok(_) => assert!(node.user_exists(&register)),
-                    // The writer stepped down with it in flight, as it may without any other node: a client with a key
-                    // sends it again.
-                    Err(WriteError::Unavailable { .. }) => {
-                        node.router.submit(register.clone()).await.unwrap();
-                    }
+                    // The writer stepped down with it in flight, as it may without any other node, and may again: a
+                    // client with a key sends it until it is taken.
+                    Err(WriteError::Unavailable { .. }) => loop {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        match node.router.submit(register.clone()).await {
+                            Ok(_) => break,
+                            Err(WriteError::Unavailable { .. }) if begun.elapsed() < 6 * LONG => {}
+                            Err(e) => panic!("{e}"),
+                        }
+                    },
                     Err(e) => panic!("{e}"),
                 }
             }

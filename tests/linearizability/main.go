@@ -12,7 +12,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 func main() {
 	if err := judge(); err != nil {

@@ -9,7 +9,8 @@ use rdkafka::admin::{AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier
 use serde_json::Value;
 
 use crate::broker::{self, Broker};
-use crate::setup::{PASSWORD, Setup, admin, copy, free_address, is_told};
+use crate::setup::{PASSWORD, Setup, admin, copy, is_told};
+use crate::support::ports::free_address;
 use crate::support::process::gatelog;
 
 #[test]

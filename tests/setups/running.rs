@@ -5,7 +5,8 @@ use std::time::Duration;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 
 use crate::broker::{self, Broker};
-use crate::setup::{SECRET, Setup, admin, eventually, free_address, register, sibling, try_register};
+use crate::setup::{SECRET, Setup, admin, eventually, register, sibling, try_register};
+use crate::support::ports::free_address;
 use crate::support::process::consent;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Receivers, who check SETs with a published library and nothing of the transmitter's code, and people to hear of.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,7 +139,7 @@ impl Party {
     /// What was given up, once that is so many.
     pub async fn dead_letters(&self, server: &Server, so_many: usize) -> Vec<Value> {
         let path = format!("/ssf/dead-letters?stream_id={}", self.id());
-        for _ in 0..500 {
+        for _ in 0..3000 {
             let page = server.get(&path).auth(&self.key).send().await.expect(200);
             let all = page.body["dead_letters"].as_array().unwrap().clone();
             if all.len() >= so_many {
@@ -147,7 +147,7 @@ impl Party {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("there are not so many dead letters");
+        panic!("there are not {so_many} dead letters");
     }
 
     /// Once everything that was written is folded.
@@ -298,8 +298,17 @@ impl PushReceiver {
         self.inner.lock().refused = Some(user.to_owned());
     }
 
+    /// What was taken, each once: a SET may come twice.
     pub fn taken(&self) -> Vec<Value> {
-        self.inner.lock().taken.clone()
+        let mut seen = HashSet::new();
+        let mut all = self.inner.lock().taken.clone();
+        all.retain(|claims| seen.insert(claims["jti"].clone()));
+        all
+    }
+
+    /// How often something was taken, also twice.
+    pub fn times_taken(&self) -> usize {
+        self.inner.lock().taken.len()
     }
 
     pub fn kinds(&self) -> Vec<String> {

@@ -73,7 +73,7 @@ async fn a_poll_waits_for_something_to_tell() {
     assert_eq!(kinds(&sets), ["risc/account-disabled"]);
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_millis(400) && took < Duration::from_secs(10),
+        took >= Duration::from_millis(400) && took < Duration::from_secs(20),
         "{took:?}"
     );
     server.stop().await;
@@ -266,7 +266,7 @@ async fn a_node_restarts_between_a_poll_and_its_acknowledgement() {
     };
     let mut before = Value::Null;
     // What was written last may not be folded yet.
-    for _ in 0..500 {
+    for _ in 0..3000 {
         (_, before) = call(&node, "POST", &poll, Some(now())).await;
         if jtis(&before).len() == 2 {
             break;

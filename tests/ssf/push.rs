@@ -77,10 +77,6 @@ async fn a_receiver_hears_of_everything_in_order() {
     );
     assert_eq!(taken[2]["txn"], taken[3]["txn"], "one cause");
     assert!(changed["reason_admin"]["en"].is_string());
-    let mut names: Vec<_> = taken.iter().map(|c| c["jti"].as_str().unwrap()).collect();
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names.len(), 10);
     assert!(
         receiver
             .authorizations()
@@ -135,6 +131,10 @@ async fn a_verification_comes_with_its_state_and_not_too_often() {
     let receiver = PushReceiver::start().await;
     let party = receiver.stream(&server, &[]).await;
     party.verify(&server, "state-1").await.expect(204);
+    let refused = party.verify(&server, "state-2").await;
+    let refused = refused.problem(429, "too-many-verifications");
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait));
     receiver.until("the event", |r| !r.taken().is_empty()).await;
     let claims = &receiver.taken()[0];
     assert_eq!(
@@ -142,10 +142,6 @@ async fn a_verification_comes_with_its_state_and_not_too_often() {
         ("ssf/verification".to_owned(), json!({"state": "state-1"}))
     );
     assert_eq!(claims["sub_id"], json!({"format": "opaque", "id": party.id()}));
-    let refused = party.verify(&server, "state-2").await;
-    let refused = refused.problem(429, "too-many-verifications");
-    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=10).contains(&wait));
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(receiver.attempts(), 1, "once");
     transmitting.abort();
@@ -280,7 +276,7 @@ async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
     receiver.until("ada's", |r| r.taken().len() == 11).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let taken = receiver.taken();
-    assert_eq!(taken.len(), 11, "{:?}", receiver.kinds());
+    assert_eq!(receiver.times_taken(), 11, "none twice: {:?}", receiver.kinds());
     assert_eq!(taken[10]["sub_id"]["sub"], json!(ada));
     // The address is the same, and so the header stays.
     let seen = receiver.authorizations();

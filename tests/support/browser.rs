@@ -1,7 +1,6 @@
 //! A real browser, driven by the WebDriver protocol (W3C), as far as tests need it.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+
+use super::ports::free_port;
 
 /// The key under which WebDriver names an element (W3C WebDriver, section 11).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -60,11 +61,7 @@ impl Browser {
             leave_out(&why);
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
             .stdin(Stdio::null())
@@ -115,7 +112,7 @@ impl Browser {
     }
 
     async fn wait_for_driver(&self) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             let status = self.client.get(format!("{}/status", self.url)).send().await;
             if status.is_ok_and(|s| s.status().is_success()) {
                 return;

@@ -1,12 +1,12 @@
 //! Several nodes on one log, as processes of their own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatelog_events::clock;
 use serde_json::{Value, json};
 
+use super::ports::free_address;
 use super::process::{BOOTSTRAP, Process, gatelog};
 
 pub const PASSWORD: &str = "seven purple otters juggle";
@@ -20,11 +20,6 @@ pub struct Cluster {
     pub own: Vec<Vec<(String, String)>>,
     pub addresses: Vec<String>,
     pub nodes: Vec<Option<Process>>,
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 impl Cluster {
@@ -50,6 +45,8 @@ impl Cluster {
             ("GATELOG_PARTITIONS", "6"),
             ("GATELOG_KAFKA_SESSION_TIMEOUT", "6s"),
             ("GATELOG_KAFKA_DELIVERY_TIMEOUT", "3s"),
+            // What is read after it was written is there at last, however busy the machine.
+            ("GATELOG_MIN_POSITION_WAIT", "25s"),
             (
                 "GATELOG_CLUSTER_SECRET",
                 "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",

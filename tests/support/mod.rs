@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod cluster;
+pub mod ports;
 pub mod process;
 pub mod receiver;
 pub mod server;

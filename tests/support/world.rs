@@ -42,7 +42,8 @@ pub fn config(dir: &Path) -> Config {
         account_limits: Limits::ACCOUNT,
         network_limits: Limits::NETWORK,
         queue: 4096,
-        min_position_wait: Duration::from_secs(5),
+        // What is read after it was written is there at last, however busy the machine.
+        min_position_wait: Duration::from_secs(25),
         max_lag: 10_000,
         max_body_bytes: 65_536,
         cache_bytes: 16 << 20,

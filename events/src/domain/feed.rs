@@ -254,6 +254,8 @@ pub struct Feed {
     pub topic: Option<Topic>,
     /// Where its records are posted, by name.
     pub webhooks: BTreeMap<String, Webhook>,
+    /// Number of the last secret of webhooks that were removed, by name.
+    pub former_secrets: BTreeMap<String, u32>,
 }
 
 impl Feed {

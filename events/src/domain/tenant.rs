@@ -304,6 +304,8 @@ pub enum Rejection {
     UnknownFeedPurpose(String),
     #[error("{0} tells who somebody is, so the feed needs a purpose whose consent gates it")]
     FeedNeedsPurpose(feed::Field),
+    #[error("the feed rests on {}: define another feed", .0.as_deref().map_or_else(|| "no purpose".to_owned(), |p| format!("the purpose {p:?}")))]
+    FeedKeepsPurpose(Option<String>),
     #[error("there is no kind of event {0:?} that a feed may name")]
     UnknownFeedEvent(String),
     #[error("the feed has {MAX_FEED_VERSIONS} versions, and no more are kept: define another feed")]
@@ -403,6 +405,12 @@ fn define_feed(settings: &Settings, e: FeedDefined) -> Result<Vec<Event>, Reject
     let known = settings.feeds.get(&e.name);
     if known.is_some_and(|feed| feed.versions.len() >= MAX_FEED_VERSIONS) {
         return Err(Rejection::TooManyFeedVersions);
+    }
+    // A consumer who moved to another purpose would never hear that whom it knew by the former one withdrew.
+    if let Some(before) = known.and_then(|feed| feed.versions.last())
+        && before.definition.purpose != definition.purpose
+    {
+        return Err(Rejection::FeedKeepsPurpose(before.definition.purpose.clone()));
     }
     let same = known.is_some_and(|feed| {
         let newest = feed.versions.last();

@@ -36,6 +36,21 @@ pub struct Connector {
     pub credential: String,
 }
 
+/// Settings of connectors that say where the credential goes.
+const ADDRESSES: [&str; 2] = ["base_url", "regulations_url"];
+
+impl Connector {
+    /// Whether its credential would go to the same vendor at the same addresses. Who may change a connector need not know
+    /// the credential, and must not learn it by sending it elsewhere.
+    pub fn keeps_credential(&self, vendor: &str, settings: &str) -> bool {
+        let addresses = |settings: &str| {
+            let settings: serde_json::Value = serde_json::from_str(settings).unwrap_or_default();
+            ADDRESSES.map(|name| settings[name].clone())
+        };
+        self.vendor == vendor && addresses(&self.settings) == addresses(settings)
+    }
+}
+
 /// Nothing is posted there any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WebhookRemoved {
@@ -103,6 +118,8 @@ pub struct Webhook {
     pub concurrency: u16,
     pub connector: Option<Connector>,
     pub paused: Option<PauseReason>,
+    /// Number of the settings' event with which it was set first.
+    pub since: u64,
     /// Number of the settings' event with which it began last; what is said of an earlier beginning counts no more.
     pub generation: u64,
     pub from: ReplayFrom,
@@ -140,7 +157,7 @@ pub struct SetWebhook {
 pub struct SetConnector {
     pub vendor: String,
     pub settings: String,
-    /// Sealed; the one it has with this vendor, if absent.
+    /// Sealed; the one it has with this vendor at this address, if absent.
     pub credential: Option<String>,
 }
 
@@ -152,12 +169,14 @@ pub(super) fn evolve(feeds: &mut BTreeMap<String, Feed>, event: &TenantEvent, se
     match event {
         TenantEvent::WebhookSet(e) => {
             if let Some(feed) = feeds.get_mut(&e.feed) {
-                set(&mut feed.webhooks, e, sequence);
+                set(feed, e, sequence);
             }
         }
         TenantEvent::WebhookRemoved(e) => {
-            if let Some(feed) = feeds.get_mut(&e.feed) {
-                feed.webhooks.remove(&e.name);
+            if let Some(feed) = feeds.get_mut(&e.feed)
+                && let Some(removed) = feed.webhooks.remove(&e.name)
+            {
+                feed.former_secrets.insert(e.name.clone(), removed.secret);
             }
         }
         TenantEvent::WebhookPaused(e) => change(feeds, &e.feed, &e.name, |w| w.paused = Some(e.reason)),
@@ -180,8 +199,8 @@ fn change(feeds: &mut BTreeMap<String, Feed>, feed: &str, name: &str, change: im
 }
 
 /// A webhook that is set again goes on where it stands; of another version it needs everyone's state anew.
-fn set(webhooks: &mut BTreeMap<String, Webhook>, e: &WebhookSet, sequence: u64) {
-    match webhooks.get_mut(&e.name) {
+fn set(feed: &mut Feed, e: &WebhookSet, sequence: u64) {
+    match feed.webhooks.get_mut(&e.name) {
         Some(known) => {
             if known.version != e.version {
                 known.generation = sequence;
@@ -200,12 +219,14 @@ fn set(webhooks: &mut BTreeMap<String, Webhook>, e: &WebhookSet, sequence: u64) 
                 concurrency: e.concurrency,
                 connector: e.connector.clone(),
                 paused: None,
+                since: sequence,
                 generation: sequence,
                 from: ReplayFrom::Snapshot,
-                secret: 1,
+                // Whoever had the name before knows the secrets up to then.
+                secret: feed.former_secrets.get(&e.name).map_or(1, |former| former + 1),
                 former_until: None,
             };
-            webhooks.insert(e.name.clone(), webhook);
+            feed.webhooks.insert(e.name.clone(), webhook);
         }
     }
 }
@@ -265,7 +286,7 @@ fn decide_set(feed: &Feed, known: Option<&Webhook>, wanted: SetWebhook) -> Resul
 
 fn connect(known: Option<&Webhook>, wanted: SetConnector) -> Result<Connector, Rejection> {
     let before = known.and_then(|w| w.connector.as_ref());
-    let before = before.filter(|c| c.vendor == wanted.vendor);
+    let before = before.filter(|c| c.keeps_credential(&wanted.vendor, &wanted.settings));
     let credential = wanted
         .credential
         .or_else(|| Some(before?.credential.clone()))

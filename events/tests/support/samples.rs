@@ -350,6 +350,13 @@ pub fn webhook_set(url: &str, version: u32) -> WebhookSet {
     }
 }
 
+pub fn webhook_removed() -> WebhookRemoved {
+    WebhookRemoved {
+        feed: MARKETING.into(),
+        name: CRM.into(),
+    }
+}
+
 pub fn webhook_paused(reason: PauseReason) -> WebhookPaused {
     WebhookPaused {
         feed: MARKETING.into(),
@@ -559,11 +566,7 @@ pub fn one_of_each() -> Vec<Event> {
         FeedEvent::WithdrawalsDelivered(handover()).into(),
         FeedEvent::WithdrawalsAcknowledged(handover()).into(),
         TenantEvent::WebhookSet(webhook_set("https://crm.example.com/hooks", 1)).into(),
-        TenantEvent::WebhookRemoved(WebhookRemoved {
-            feed: MARKETING.into(),
-            name: CRM.into(),
-        })
-        .into(),
+        TenantEvent::WebhookRemoved(webhook_removed()).into(),
         TenantEvent::WebhookPaused(webhook_paused(PauseReason::Gone)).into(),
         TenantEvent::WebhookSecretRotated(webhook_rotated()).into(),
         TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Time(at("2026-11-01T00:00:00Z")))).into(),

@@ -36,6 +36,8 @@ const LIMITS: Limits = Limits {
     bytes: 1_000_000,
     each: 500_000,
 };
+/// Users that are looked for at once: their names stand in the URL.
+const FOUND_AT_ONCE: usize = 40;
 const FIELD: &str = "user_fields.";
 const EMAIL: &str = "email";
 
@@ -174,7 +176,7 @@ impl Zendesk {
             Call::list(Method::Post, path, Step::Write, "", "users", pack).authorized(self.authorization())
         }));
         let gone: Vec<_> = gone.into_iter().map(|(item, _)| item).collect();
-        plan.calls.extend(gone.chunks(LIMITS.count).map(|items| {
+        plan.calls.extend(gone.chunks(FOUND_AT_ONCE).map(|items| {
             let subjects: Vec<_> = items.iter().map(|i| i.subject.to_string()).collect();
             let path = format!("{USERS}/show_many?external_ids={}", subjects.join(","));
             self.call(Method::Get, path, Step::Find, items.to_vec())

@@ -30,8 +30,10 @@ use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
 use crate::writer::{self, WriteError};
 
-/// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top.
+/// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top, up to [`CROWD`].
 const WINDOW: usize = 512;
+/// Records, withdrawals too, from which on nothing more is read: what is not read yet is told first all the same.
+const CROWD: usize = 8192;
 /// Records that are read at once.
 const BATCH: usize = 64;
 /// How often it is said how far the lane has come, and looked whether dead letters are to be sent again.
@@ -209,19 +211,23 @@ impl Lane {
     /// Where it was left, or where the webhook is to begin.
     fn begin(&mut self) -> Result<(), StoreError> {
         let known = self.node.views.webhook_progress(self.hook(), self.partition)?;
-        let known = known.filter(|p| p.generation == self.webhook.generation);
+        // What stands there of a webhook that was removed is another receiver's.
+        let known = known.filter(|p| p.generation >= self.webhook.since);
         let version = self.webhook.version;
         let cursor = match known {
-            Some(progress) => Some(Cursor {
+            Some(progress) if progress.generation == self.webhook.generation => Some(Cursor {
                 version,
                 turn: 0,
                 lanes: vec![place(&progress)],
             }),
-            None => self.with_engine(|engine| match self.webhook.from {
-                ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
-                ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
-                ReplayFrom::Time(time) => engine.since(version, time),
-            })?,
+            known => {
+                let anew = self.with_engine(|engine| match self.webhook.from {
+                    ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
+                    ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
+                    ReplayFrom::Time(time) => engine.since(version, time),
+                })?;
+                anew.map(|cursor| cursor.owing(known.as_ref().map(place)))
+            }
         };
         if let Some(cursor) = cursor {
             self.passed = cursor.lanes.first().copied().unwrap_or_default();
@@ -247,7 +253,7 @@ impl Lane {
             self.behind = batch.more;
             self.take(batch);
         }
-        if fresh && self.behind {
+        if fresh && self.behind && self.queue.len() < CROWD {
             let before = self.read.clone();
             if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
                 self.take(batch);
@@ -287,9 +293,10 @@ impl Lane {
             let urgent = if lane.queue.is_urgent() { URGENT } else { 0 };
             lane.flights.len() < lane.endpoint.concurrency + urgent
         };
+        // Also where nothing more may fly: what is due must not call this again and again.
+        self.queue.wake(clock::monotonic());
         while room(self) {
-            let now = clock::monotonic();
-            let jobs = std::iter::from_fn(|| self.queue.next(now));
+            let jobs = std::iter::from_fn(|| self.queue.next());
             let jobs: Vec<_> = jobs.take(self.endpoint.batch).collect();
             if jobs.is_empty() {
                 return;
@@ -486,6 +493,9 @@ fn records(
             definition,
             first: partition,
         };
+        if job.redriven.is_some() && engine.is_over(&job.item)? {
+            return Ok(None);
+        }
         Ok(engine.record(&job.item)?)
     };
     jobs.iter().map(record).collect()

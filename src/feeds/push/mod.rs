@@ -84,36 +84,35 @@ impl Pushes {
     /// Keeps the lanes running that must be. Never ends.
     pub async fn run(mut self) {
         loop {
+            // Enabled before looking, so that nothing in between is missed.
+            let applied = self.node.views.applied(settings::NAME);
+            let moved = async {
+                match &applied {
+                    Some(applied) => applied.moved().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(moved);
+            let _ = futures::poll!(moved.as_mut());
             match self.node.views.settings(&self.node.config.tenant) {
                 Ok(settings) => self.reconcile(&settings).await,
                 Err(e) => {
                     tracing::error!(error = %e, "the settings cannot be read; webhooks stay as they are")
                 }
             }
-            self.wait().await;
-        }
-    }
-
-    async fn wait(&mut self) {
-        let applied = self.node.views.applied(settings::NAME);
-        let moved = async {
-            match &applied {
-                Some(applied) => applied.moved().await,
-                None => std::future::pending().await,
+            let owned = async {
+                if let Some(owned) = &mut self.owned
+                    && owned.changed().await.is_ok()
+                {
+                    return;
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = moved => {}
+                () = owned => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
-        };
-        let owned = async {
-            if let Some(owned) = &mut self.owned
-                && owned.changed().await.is_ok()
-            {
-                return;
-            }
-            std::future::pending().await
-        };
-        tokio::select! {
-            () = moved => {}
-            () = owned => {}
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
 
@@ -179,7 +178,11 @@ impl Pushes {
         }
         for (key, running) in over {
             let _ = running.task.await;
-            self.endpoints.remove(&(key.feed, key.name));
+            // The lanes that stay share its breaker and what may be on its way.
+            let stays = |other: &Key| other.feed == key.feed && other.name == key.name;
+            if !self.lanes.keys().any(stays) {
+                self.endpoints.remove(&(key.feed, key.name));
+            }
         }
     }
 

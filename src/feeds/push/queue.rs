@@ -1,7 +1,7 @@
 //! What a lane has taken from the log and its receiver has not taken yet: in order per subject, withdrawals first, and no
 //! further than a bounded window.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use gatelog_events::ids::UserId;
@@ -25,12 +25,25 @@ pub(in crate::feeds) struct Job {
     woken: bool,
 }
 
-/// What one subject has to be told.
+impl Job {
+    fn is_urgent(&self) -> bool {
+        matches!(self.item, Item::Withdrawn { .. })
+    }
+}
+
+/// What one subject has to be told. What withdraws stands together, behind nothing but what is on its way.
 #[derive(Debug, Default)]
 struct Line {
     jobs: VecDeque<Job>,
     /// Whether the first one is on its way.
     flying: bool,
+}
+
+impl Line {
+    /// How many jobs withdraw, from this one on.
+    fn urgent_from(&self, first: usize) -> usize {
+        self.jobs.iter().skip(first).take_while(|j| j.is_urgent()).count()
+    }
 }
 
 /// A batch of which not everything is done.
@@ -45,13 +58,16 @@ struct Open {
 #[derive(Debug, Default)]
 pub(in crate::feeds) struct Queue {
     lines: HashMap<UserId, Line>,
-    /// Subjects whose first job may fly, withdrawals first.
+    /// Subjects whose first job may fly and withdraws.
+    urgent: VecDeque<UserId>,
+    /// Subjects whose first job may fly and does not.
     ready: VecDeque<UserId>,
-    /// Subjects that wait for their time.
-    sleeping: Vec<UserId>,
-    open: VecDeque<Open>,
-    /// Number of the first open batch.
-    first: u64,
+    /// Subjects that wait for their time, with it.
+    sleeping: BTreeSet<(Instant, UserId)>,
+    /// By number. Of those behind the first only the ones with jobs are kept: who is stuck shall not cost memory.
+    open: BTreeMap<u64, Open>,
+    /// Number of the next batch.
+    batches: u64,
     jobs: usize,
 }
 
@@ -62,13 +78,26 @@ impl Queue {
 
     /// Takes a batch in; `then` is where the lane goes on after it.
     pub fn take(&mut self, items: impl IntoIterator<Item = Item>, then: Place) {
-        let batch = self.first + self.open.len() as u64;
+        let batch = self.batches;
+        self.batches += 1;
         let mut jobs = 0;
         for item in items {
             jobs += 1;
             self.add(item, Some(batch), None);
         }
-        self.open.push_back(Open { then, jobs });
+        self.open.insert(batch, Open { then, jobs });
+        self.close(batch);
+    }
+
+    /// A batch of which everything is done goes into the one before it, where there is one.
+    fn close(&mut self, batch: u64) {
+        let done = self.open.get(&batch).filter(|open| open.jobs == 0);
+        if let Some(then) = done.map(|open| open.then)
+            && let Some((_, before)) = self.open.range_mut(..batch).next_back()
+        {
+            before.then = then;
+            self.open.remove(&batch);
+        }
     }
 
     /// Takes a dead letter in that is to be sent again.
@@ -85,7 +114,6 @@ impl Queue {
 
     fn add(&mut self, item: Item, batch: Option<u64>, redriven: Option<Uuid>) {
         let user = item.user();
-        let urgent = matches!(item, Item::Withdrawn { .. });
         let job = Job {
             item,
             attempts: 0,
@@ -96,14 +124,15 @@ impl Queue {
         };
         self.jobs += 1;
         let line = self.lines.entry(user).or_default();
-        if urgent {
-            // Before everything but what is on its way, also before what waits for another attempt.
-            let at = usize::from(line.flying);
+        if job.is_urgent() {
+            // Also before what waits for another attempt.
+            let first = usize::from(line.flying);
+            let at = first + line.urgent_from(first);
             line.jobs.insert(at, job);
-            if !line.flying {
+            if at == 0 {
                 self.ready.retain(|u| *u != user);
-                self.sleeping.retain(|u| *u != user);
-                self.ready.push_front(user);
+                self.sleeping.retain(|(_, u)| *u != user);
+                self.urgent.push_back(user);
             }
         } else {
             line.jobs.push_back(job);
@@ -113,10 +142,9 @@ impl Queue {
         }
     }
 
-    /// The next job that may fly.
-    pub fn next(&mut self, now: Instant) -> Option<Job> {
-        self.wake(now);
-        let user = self.ready.pop_front()?;
+    /// The next job that may fly: see [`wake`](Self::wake).
+    pub fn next(&mut self) -> Option<Job> {
+        let user = self.urgent.pop_front().or_else(|| self.ready.pop_front())?;
         let line = self.lines.get_mut(&user)?;
         line.flying = true;
         line.jobs.front().cloned()
@@ -124,22 +152,18 @@ impl Queue {
 
     /// Whether the next job that may fly is a withdrawal.
     pub fn is_urgent(&self) -> bool {
-        let first = self.ready.front().and_then(|u| self.lines.get(u)?.jobs.front());
-        first.is_some_and(|job| matches!(job.item, Item::Withdrawn { .. }))
+        !self.urgent.is_empty()
     }
 
     /// When a sleeping subject may fly again.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.sleeping
-            .iter()
-            .filter_map(|u| self.lines.get(u)?.jobs.front()?.wake)
-            .min()
+        self.sleeping.first().map(|(at, _)| *at)
     }
 
     /// Whoever sleeps may fly, but only once: what its receiver fails at, back or not, shall not be tried for ever without
     /// a pause.
     pub fn wake_all(&mut self) {
-        for user in std::mem::take(&mut self.sleeping) {
+        for (_, user) in std::mem::take(&mut self.sleeping) {
             let first = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut());
             if let Some(job) = first.filter(|job| !job.woken) {
                 (job.wake, job.woken) = (None, true);
@@ -148,16 +172,19 @@ impl Queue {
         }
     }
 
-    fn wake(&mut self, now: Instant) {
-        let lines = &self.lines;
-        let is_due = |u: &UserId| {
-            let first = lines.get(u).and_then(|l| l.jobs.front());
-            first.is_none_or(|j| j.wake.is_none_or(|at| at <= now))
-        };
-        let (due, rest) = std::mem::take(&mut self.sleeping).into_iter().partition(is_due);
-        self.sleeping = rest;
-        let due: Vec<_> = due;
-        self.ready.extend(due);
+    /// Whoever has slept long enough may fly.
+    pub fn wake(&mut self, now: Instant) {
+        while let Some((at, user)) = self.sleeping.pop_first() {
+            if at > now {
+                self.sleeping.insert((at, user));
+                return;
+            }
+            let first = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut());
+            if let Some(job) = first {
+                job.wake = None;
+            }
+            self.line_up(user);
+        }
     }
 
     /// The subject's job that flew is done with.
@@ -168,9 +195,11 @@ impl Queue {
         line.flying = false;
         if let Some(job) = line.jobs.pop_front() {
             self.jobs -= 1;
-            let open = job.batch.and_then(|b| usize::try_from(b - self.first).ok());
-            if let Some(open) = open.and_then(|i| self.open.get_mut(i)) {
+            if let Some(batch) = job.batch
+                && let Some(open) = self.open.get_mut(&batch)
+            {
                 open.jobs -= 1;
+                self.close(batch);
             }
         }
         self.line_up(user);
@@ -187,13 +216,11 @@ impl Queue {
             job.wake = Some(wake);
         }
         // What withdraws came meanwhile, and goes first.
-        if let Some(at) = line
-            .jobs
-            .iter()
-            .position(|j| matches!(j.item, Item::Withdrawn { .. }))
-            && let Some(job) = line.jobs.remove(at)
-        {
-            line.jobs.push_front(job);
+        if line.urgent_from(0) == 0 {
+            let withdrawals = line.urgent_from(1);
+            if let Some(head) = line.jobs.make_contiguous().get_mut(..=withdrawals) {
+                head.rotate_left(1);
+            }
         }
         self.line_up(user);
     }
@@ -202,20 +229,16 @@ impl Queue {
         let Some(line) = self.lines.get(&user) else { return };
         match line.jobs.front() {
             None => _ = self.lines.remove(&user),
-            Some(Job { wake: Some(_), .. }) => self.sleeping.push(user),
-            Some(job) if matches!(job.item, Item::Withdrawn { .. }) => self.ready.push_front(user),
+            Some(Job { wake: Some(at), .. }) => _ = self.sleeping.insert((*at, user)),
+            Some(job) if job.is_urgent() => self.urgent.push_back(user),
             Some(_) => self.ready.push_back(user),
         }
     }
 
     /// Where the lane goes on, if everything before is done that was not known to be.
     pub fn passed(&mut self) -> Option<Place> {
-        let mut passed = None;
-        while self.open.front().is_some_and(|open| open.jobs == 0) {
-            passed = self.open.pop_front().map(|open| open.then);
-            self.first += 1;
-        }
-        passed
+        let first = self.open.first_entry().filter(|open| open.get().jobs == 0)?;
+        Some(first.remove().then)
     }
 }
 
@@ -258,9 +281,9 @@ mod tests {
     }
 
     fn next(queue: &mut Queue, now: Instant) -> Option<(u128, bool)> {
-        let job = queue.next(now)?;
-        let urgent = matches!(job.item, Item::Withdrawn { .. });
-        Some((job.item.user().0.as_u128(), urgent))
+        queue.wake(now);
+        let job = queue.next()?;
+        Some((job.item.user().0.as_u128(), job.is_urgent()))
     }
 
     #[test]
@@ -333,13 +356,12 @@ mod tests {
 
     #[test]
     fn a_lane_passes_only_what_is_done_with() {
-        let now = clock::monotonic();
         let mut queue = Queue::default();
         queue.take([state(1)], place(1));
         queue.take([state(2)], place(2));
         queue.take([], place(3));
-        queue.next(now);
-        queue.next(now);
+        queue.next();
+        queue.next();
         queue.done(user(2));
         assert_eq!(queue.passed(), None);
         queue.done(user(1));
@@ -347,8 +369,99 @@ mod tests {
         queue.redrive(state(5), Uuid::nil());
         queue.redrive(state(5), Uuid::nil());
         assert_eq!(queue.len(), 1);
-        assert!(queue.next(now).is_some_and(|j| j.redriven.is_some()));
+        assert!(queue.next().is_some_and(|j| j.redriven.is_some()));
         queue.done(user(5));
         assert_eq!((queue.len(), queue.passed()), (0, None));
+    }
+    fn withdrawn_at(n: u128, sequence: u64) -> Item {
+        let Item::Withdrawn {
+            partition,
+            offset,
+            withdrawal,
+        } = withdrawn(n)
+        else {
+            unreachable!()
+        };
+        Item::Withdrawn {
+            partition,
+            offset,
+            withdrawal: Withdrawal {
+                sequence,
+                ..withdrawal
+            },
+        }
+    }
+
+    fn sequence(job: &Job) -> u64 {
+        match &job.item {
+            Item::Withdrawn { withdrawal, .. } => withdrawal.sequence,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn withdrawals_of_one_subject_are_told_in_their_order() {
+        let now = clock::monotonic();
+        let later = now + Duration::from_secs(60);
+        let rest = |queue: &mut Queue| {
+            let told = std::iter::from_fn(|| {
+                let job = queue.next()?;
+                queue.done(job.item.user());
+                Some(sequence(&job))
+            });
+            told.collect::<Vec<_>>()
+        };
+        let mut queue = Queue::default();
+        queue.take([state(1)], place(1));
+        queue.take([withdrawn_at(1, 2), withdrawn_at(1, 3)], place(2));
+        assert_eq!(rest(&mut queue), [2, 3, 0]);
+
+        queue.take([state(1)], place(3));
+        assert_eq!(next(&mut queue, now), Some((1, false)));
+        queue.take([withdrawn_at(1, 2), withdrawn_at(1, 3)], place(4));
+        queue.again(user(1), later);
+        assert_eq!(rest(&mut queue), [2, 3], "the state waits for its time");
+        queue.wake(later);
+        assert_eq!(rest(&mut queue), [0]);
+
+        queue.take([withdrawn_at(1, 2)], place(5));
+        assert_eq!(next(&mut queue, now), Some((1, true)));
+        queue.again(user(1), later);
+        queue.take([withdrawn_at(1, 3)], place(6));
+        assert_eq!(rest(&mut queue), [0; 0], "the second waits for the first");
+        queue.wake(later);
+        assert_eq!(rest(&mut queue), [2, 3]);
+        assert_eq!((queue.passed(), queue.len()), (Some(place(6)), 0));
+    }
+
+    #[test]
+    fn a_withdrawal_that_is_tried_again_goes_before_what_waits() {
+        let now = clock::monotonic();
+        let later = now + Duration::from_secs(60);
+        let mut queue = Queue::default();
+        queue.take([withdrawn(1), state(2)], place(1));
+        assert_eq!(next(&mut queue, now), Some((1, true)));
+        queue.again(user(1), later);
+        assert!(!queue.is_urgent());
+        queue.wake(later);
+        assert!(queue.is_urgent());
+        assert_eq!(next(&mut queue, later), Some((1, true)));
+    }
+
+    #[test]
+    fn what_is_stuck_costs_no_memory_for_what_passes_behind_it() {
+        let now = clock::monotonic();
+        let mut queue = Queue::default();
+        queue.take([state(1)], place(1));
+        assert_eq!(next(&mut queue, now), Some((1, false)));
+        for n in 2..1000 {
+            queue.take((n % 2 == 0).then(|| state(2)), place(n));
+            if next(&mut queue, now).is_some() {
+                queue.done(user(2));
+            }
+        }
+        assert_eq!((queue.open.len(), queue.passed()), (1, None));
+        queue.done(user(1));
+        assert_eq!(queue.passed(), Some(place(999)));
     }
 }

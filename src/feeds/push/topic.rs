@@ -180,19 +180,22 @@ impl TopicLane {
         };
         let known = self.node.views.webhook_progress(hook, self.partition)?;
         let version = self.topic.version;
-        if let Some(known) = known.filter(|p| p.generation == self.topic.generation) {
+        if let Some(known) = known.as_ref()
+            && known.generation == self.topic.generation
+        {
             return Ok(Cursor {
                 version,
                 turn: 0,
-                lanes: vec![place(&known)],
+                lanes: vec![place(known)],
             });
         }
         let begun = self.with_engine(|engine, _| Ok(engine.begin(version, 1, Start::Snapshot)))?;
-        Ok(begun.unwrap_or(Cursor {
+        let begun = begun.unwrap_or(Cursor {
             version,
             turn: 0,
             lanes: Vec::new(),
-        }))
+        });
+        Ok(begun.owing(known.as_ref().map(place)))
     }
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.

@@ -47,8 +47,8 @@ enum State {
     /// Lets all through.
     #[default]
     Closed,
-    /// Lets none through.
-    Open { until: Timestamp },
+    /// Lets none through. `asked`: because the receiver asked for a pause.
+    Open { until: Timestamp, asked: bool },
     /// Has let one through, and waits to hear of it ("half-open").
     Trial { until: Timestamp },
 }
@@ -77,7 +77,9 @@ impl Breaker {
     pub fn admit(self, now: Timestamp, limits: &Limits) -> Result<Self, Paused> {
         match self.state {
             State::Closed => Ok(self),
-            State::Open { until } | State::Trial { until } if now < until => Err(Paused(until.since(now))),
+            State::Open { until, .. } | State::Trial { until } if now < until => {
+                Err(Paused(until.since(now)))
+            }
             State::Open { .. } | State::Trial { .. } => Ok(Self {
                 state: State::Trial {
                     until: now.plus(limits.trial),
@@ -94,6 +96,7 @@ impl Breaker {
             State::Trial { .. } => Self {
                 state: State::Open {
                     until: Timestamp::EPOCH,
+                    asked: false,
                 },
                 ..self
             },
@@ -101,10 +104,16 @@ impl Breaker {
         }
     }
 
-    /// The state after a success: closed, and all failures forgotten.
+    /// The state after a success: closed, and all failures forgotten. A pause that the receiver asked for is kept: what
+    /// succeeded was sent before.
     #[must_use]
     pub fn succeeded(self) -> Self {
-        Self::default()
+        let kept = matches!(self.state, State::Open { asked: true, .. });
+        Self {
+            state: if kept { self.state } else { State::Closed },
+            failures: 0,
+            times_opened: 0,
+        }
     }
 
     /// The state after a failure at `now`.
@@ -120,6 +129,7 @@ impl Breaker {
                 Self {
                     state: State::Open {
                         until: now.plus(limits.pause_after(times_opened)),
+                        asked: false,
                     },
                     failures: 0,
                     times_opened,
@@ -136,11 +146,11 @@ impl Breaker {
     pub fn told_to_wait(self, now: Timestamp, wait: Duration, limits: &Limits) -> Self {
         let asked = now.plus(wait.min(limits.longest));
         let until = match self.state {
-            State::Open { until } => asked.max(until),
+            State::Open { until, .. } => asked.max(until),
             State::Closed | State::Trial { .. } => asked,
         };
         Self {
-            state: State::Open { until },
+            state: State::Open { until, asked: true },
             ..self
         }
     }
@@ -152,7 +162,7 @@ impl Breaker {
 
     /// Whether messages are held back at `now`: for what is shown of the endpoint.
     pub fn is_open(&self, now: Timestamp) -> bool {
-        matches!(self.state, State::Open { until } | State::Trial { until } if now < until)
+        matches!(self.state, State::Open { until, .. } | State::Trial { until } if now < until)
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn connector(
                 return Ok(None);
             }
         },
-        None => known(app, &all, place),
+        None => known(app, &all, place, (&vendor, &settings)),
     };
     // Where this node does not know the feed or the credential yet, whoever decides does, or refuses.
     let fields = all.feeds.get(place.feed).and_then(|feed| {
@@ -86,10 +86,19 @@ pub(super) fn connector(
     Ok(Some((set, url)))
 }
 
-/// The credential that the connector has.
-fn known(app: &App, all: &Settings, place: &Place<'_>) -> Option<Credential> {
+/// The credential that the connector has, if it would go where it goes now.
+fn known(
+    app: &App,
+    all: &Settings,
+    place: &Place<'_>,
+    (vendor, settings): (&str, &str),
+) -> Option<Credential> {
     let webhook = all.feeds.get(place.feed)?.webhooks.get(place.webhook)?;
-    let sealed = &webhook.connector.as_ref()?.credential;
+    let connector = webhook.connector.as_ref()?;
+    let sealed = &connector.credential;
+    if !connector.keeps_credential(vendor, settings) {
+        return None;
+    }
     let sealing = [app.tenant().as_str(), place.feed, place.webhook];
     serde_json::from_slice(&app.node.credentials.open(&sealing, sealed)?).ok()
 }

@@ -36,7 +36,8 @@ impl Lane {
         let letter = DeadLetter {
             feed: self.endpoint.feed.clone(),
             webhook: self.endpoint.name.clone(),
-            record,
+            // One that was sent again stays the letter that it was, whatever its record says now.
+            record: job.redriven.unwrap_or(record),
             user,
             told: told(&job.item),
             attempts,

@@ -213,8 +213,10 @@ impl Lane {
     }
 
     fn launch(&mut self) {
+        // Also where nothing more may fly: what is due must not call this again and again.
+        self.queue.wake(clock::monotonic());
         while self.flights.len() < CONCURRENCY {
-            let Some(job) = self.queue.next(clock::monotonic()) else {
+            let Some(job) = self.queue.next() else {
                 return;
             };
             let flight = self.fly(job);

@@ -155,6 +155,18 @@ fn requests_to_wait() {
             (8, Pass),
         ],
     );
+    run(
+        "a late success ends no pause that was asked for",
+        &[
+            (0, Wait(7)),
+            (1, Success),
+            (1, Hold(6)),
+            (7, Pass),
+            (8, Success),
+            (8, Pass),
+            (8, Pass),
+        ],
+    );
     run("too long", &[(0, Wait(1000)), (0, Hold(60))]);
     run("no wait", &[(0, Wait(0)), (0, Pass), (0, Hold(30))]);
     run(
