@@ -40,7 +40,9 @@ async fn data_of_two_stores() {
     setup.refuses(&partly, 10, &["identifier-pepper differ", "mixed."]);
     // Another store's log is not copied over this one.
     let embedded = dir.path().join("embedded");
-    assert!(Process::start(&embedded, None).await.unwrap().stop().success());
+    let as_many = [("GATELOG_PARTITIONS", "3")];
+    let store = Process::start_with(&embedded, "127.0.0.1:0", &as_many).await;
+    assert!(store.unwrap().stop().success());
     let copied = setup.run(&[
         "log",
         "copy",
