@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use gatelog_events::clock;
 use gatelog_events::directory::Digest;
 use gatelog_events::domain::feed::HandedOver;
@@ -140,6 +142,15 @@ impl Views {
         let served = self.served.read();
         let of = served.iter().find(|s| s.projection == projection);
         of.map(|s| s.applied.clone())
+    }
+
+    /// Completes when a projection has folded more after the call, also before it is first polled: what is looked at in
+    /// between misses nothing. Never where the projection does not serve yet.
+    pub fn moved(&self, projection: &str) -> BoxFuture<'static, ()> {
+        match self.applied(projection) {
+            Some(applied) => applied.moved().boxed(),
+            None => std::future::pending().boxed(),
+        }
     }
 
     /// Reads a projection's table. When a rebuilt one takes over in between, the read is made there.

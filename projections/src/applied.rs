@@ -1,12 +1,14 @@
 //! How far each projection has come, for those who wait for a position, for readiness and for metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 /// One projection's progress. Shared by the one who folds and those who wait.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Applied {
     /// Offset of the next record to fold, per stream and partition.
     next: Vec<AtomicU64>,
     stopped: RwLock<BTreeMap<(Stream, Partition), Stopped>>,
-    moved: Notify,
+    moved: Arc<Notify>,
 }
 
 /// Why a projection stands still in a partition. It never skips what it cannot read.
@@ -45,7 +47,7 @@ impl Applied {
                 .map(|_| AtomicU64::new(0))
                 .collect(),
             stopped: RwLock::default(),
-            moved: Notify::new(),
+            moved: Arc::default(),
         }
     }
 
@@ -79,9 +81,10 @@ impl Applied {
         self.moved.notify_waiters();
     }
 
-    /// Completes when more is folded after the call. Enabled before looking, it misses nothing.
-    pub fn moved(&self) -> tokio::sync::futures::Notified<'_> {
-        self.moved.notified()
+    /// Completes when more is folded after the call, also before it is first polled: what is looked at in between misses
+    /// nothing.
+    pub fn moved(&self) -> OwnedNotified {
+        self.moved.clone().notified_owned()
     }
 
     pub fn stop(&self, at: Stopped) {
@@ -137,7 +140,6 @@ impl Applied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn at(offset: u64) -> Position {
         Position {
@@ -160,6 +162,17 @@ mod tests {
             applied.wake();
         }
         assert_eq!(waiting.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_folded_before_anybody_waits_is_not_missed() {
+        let applied = Applied::new("p", 2);
+        let moved = applied.moved();
+        applied.wake();
+        let waited = tokio::time::timeout(Duration::from_secs(10), moved).await;
+        assert!(waited.is_ok());
+        let again = tokio::time::timeout(Duration::ZERO, applied.moved()).await;
+        assert!(again.is_err(), "nothing was folded since");
     }
 
     #[tokio::test]

@@ -122,16 +122,8 @@ impl Lane {
         let mut tell = tokio::time::interval(TELL);
         let mut back = self.endpoint.back();
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.node.views.applied(changes::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(changes::NAME);
             if let Err(e) = self.read_on() {
                 self.complain("the read models cannot be read", &e);
                 tokio::time::sleep(SAY).await;
@@ -151,7 +143,7 @@ impl Lane {
                 () = pause::until(wake) => {}
                 // What failed while it was away was not the records' fault.
                 Ok(()) = back.changed() => self.queue.wake_all(),
-                () = &mut moved => {}
+                () = moved => {}
                 _ = tell.tick(), if !self.told.is_empty() => self.say_told().await,
                 _ = say.tick() => {
                     self.say_progress().await;

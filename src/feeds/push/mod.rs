@@ -84,16 +84,8 @@ impl Pushes {
     /// Keeps the lanes running that must be. Never ends.
     pub async fn run(mut self) {
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.node.views.applied(settings::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(settings::NAME);
             match self.node.views.settings(&self.node.config.tenant) {
                 Ok(settings) => self.reconcile(&settings).await,
                 Err(e) => {

@@ -93,16 +93,8 @@ impl TopicLane {
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let meter = self.node.observed.meter(&self.feed, TOPIC);
         loop {
-            let applied = self.node.views.applied(changes::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            // Enabled before looking, so that nothing in between is missed.
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(changes::NAME);
             while flights.len() < IN_FLIGHT {
                 let before = cursor.clone();
                 let Some(flight) = self.launch(&mut cursor)? else {
@@ -132,7 +124,7 @@ impl TopicLane {
                         meter.landed(flight.seen, flight.told, flight.began.elapsed());
                     }
                 }
-                () = &mut moved, if idle => {}
+                () = moved, if idle => {}
                 () = tokio::time::sleep_until(say_at.into()) => {}
             }
             if clock::monotonic() >= say_at {

@@ -371,14 +371,8 @@ impl Follower {
     /// Waits until there may be something to tell.
     async fn wait(&self, at_most: Duration) -> Result<(), Problem> {
         let views = &self.app.node.views;
-        let Some(applied) = views.applied(changes::NAME) else {
-            tokio::time::sleep(at_most).await;
-            return Ok(());
-        };
-        // Enabled before looking, so that nothing in between is missed.
-        let moved = applied.moved();
-        tokio::pin!(moved);
-        moved.as_mut().enable();
+        // Before looking, so that nothing in between is missed.
+        let moved = views.moved(changes::NAME);
         let settings: Arc<Settings> = views.settings(self.app.tenant())?;
         let version = self.version(&settings)?;
         if !self.engine(&settings, version).has_more(&self.cursor) {

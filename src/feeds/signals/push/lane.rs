@@ -120,16 +120,8 @@ impl Lane {
         let mut back = self.endpoint.door.back();
         let stop = self.stop.clone();
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.node.views.applied(signals::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(signals::NAME);
             if let Err(e) = self.read_on() {
                 self.complain("the read models cannot be read", &e);
                 tokio::time::sleep(SAY).await;
@@ -147,7 +139,7 @@ impl Lane {
                 () = pause::until(wake) => {}
                 // What failed while it was away was not the SETs' fault.
                 Ok(()) = back.changed() => self.queue.wake_all(),
-                () = &mut moved => {}
+                () = moved => {}
                 _ = say.tick() => self.say_progress().await,
             }
         }

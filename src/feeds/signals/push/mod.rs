@@ -72,16 +72,8 @@ impl Transmitter {
         let mut seen: Option<Arc<Settings>> = None;
         let mut look = tokio::time::interval(LOOK);
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.node.views.applied(settings::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(settings::NAME);
             match self.node.views.settings(&self.node.config.tenant) {
                 // Whatever is written wakes this up, and it is seldom a stream that is changed.
                 Ok(settings) if seen.as_ref().is_some_and(|s| Arc::ptr_eq(s, &settings)) => {}

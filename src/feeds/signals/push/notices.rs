@@ -60,20 +60,13 @@ impl Notices {
     /// Waits until more is folded than this.
     async fn moved_from(&self, before: Option<Offset>) {
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.node.views.applied(signals::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => tokio::time::sleep(PAUSE).await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.node.views.moved(signals::NAME);
             if self.folded() != before {
                 return;
             }
-            moved.await;
+            // The projection may not serve yet.
+            let _ = tokio::time::timeout(PAUSE, moved).await;
         }
     }
 

@@ -362,16 +362,8 @@ impl Poll {
     /// Waits until there may be something to tell that was not there when this much was folded.
     async fn wait(&self, before: &[Offset], until: Instant) -> Result<(), Problem> {
         loop {
-            // Enabled before looking, so that nothing in between is missed.
-            let applied = self.app.node.views.applied(signals::NAME);
-            let moved = async {
-                match &applied {
-                    Some(applied) => applied.moved().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::pin!(moved);
-            let _ = futures::poll!(moved.as_mut());
+            // Before looking, so that nothing in between is missed.
+            let moved = self.app.node.views.moved(signals::NAME);
             let left = until.saturating_duration_since(clock::monotonic());
             if left.is_zero() || self.app.node.is_stopping() || self.folded() != before {
                 return Ok(());
