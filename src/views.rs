@@ -179,6 +179,11 @@ impl Views {
         self.with(users::NAME, |v| users::get_hot(v, &self.users, tenant, user))
     }
 
+    /// The same for who comes by all users.
+    pub fn glance_at_user(&self, tenant: &TenantId, user: UserId) -> Result<Arc<User>, StoreError> {
+        self.with(users::NAME, |v| users::glance(v, &self.users, tenant, user))
+    }
+
     /// All that a login under this digest needs.
     pub fn login(&self, tenant: &TenantId, digest: Digest) -> Result<Option<LoginRow>, StoreError> {
         self.with(logins::NAME, |v| logins::get(v, tenant, digest))

@@ -95,16 +95,29 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Hot<T> {
         self.rows.retain(|key, _| !key.starts_with(prefix));
     }
 
+    /// What is kept of a row with this stamp.
+    fn kept(&self, view: View<'_>, key: &Bytes, stamp: u64) -> Option<Arc<Kept<T>>> {
+        let kept = self.rows.get(key)?;
+        (kept.stamp == stamp && kept.table == *view.table).then_some(kept)
+    }
+
+    /// As [`get`](Self::get), but nothing is kept that was not: for who comes by all rows once, and must not drive out what
+    /// others read again and again.
+    pub fn glance(&self, view: View<'_>, key: &Bytes) -> Result<Option<Arc<T>>, StoreError> {
+        let stamp = view.store.stamps().now(key);
+        match stamp.and_then(|stamp| self.kept(view, key, stamp)) {
+            Some(kept) => Ok(kept.row.clone()),
+            None => Ok(view.get(key)?.map(Arc::new)),
+        }
+    }
+
     /// One row, as [`View::get`] gives it.
     pub fn get(&self, view: View<'_>, key: &Bytes) -> Result<Option<Arc<T>>, StoreError> {
         let read = || view.get(key).map(|row| row.map(Arc::new));
         let Some(stamp) = view.store.stamps().now(key) else {
             return read();
         };
-        if let Some(kept) = self.rows.get(key)
-            && kept.stamp == stamp
-            && kept.table == *view.table
-        {
+        if let Some(kept) = self.kept(view, key, stamp) {
             return Ok(kept.row.clone());
         }
         let row = read()?;

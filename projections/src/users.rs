@@ -76,6 +76,16 @@ pub fn get_hot(
     Ok(hot.get(view, &user_key(tenant, user))?.unwrap_or_default())
 }
 
+/// As [`get_hot`], for who comes by all users.
+pub fn glance(
+    view: View<'_>,
+    hot: &Hot<User>,
+    tenant: &TenantId,
+    user: UserId,
+) -> Result<Arc<User>, StoreError> {
+    Ok(hot.glance(view, &user_key(tenant, user))?.unwrap_or_default())
+}
+
 /// Takes a user out of memory.
 pub fn forget(hot: &Hot<User>, tenant: &TenantId, user: UserId) {
     hot.forget(&user_key(tenant, user));

@@ -253,7 +253,7 @@ impl Engine<'_> {
         if let Item::Withdrawn { withdrawal, .. } = item {
             return Ok(Some(self.withdrawn(withdrawal)));
         }
-        let user = self.views.user(self.tenant, item.user())?;
+        let user = self.views.glance_at_user(self.tenant, item.user())?;
         if !gate::is_open(self.definition, &user) {
             return Ok(None);
         }
