@@ -165,14 +165,39 @@ fn newest(log: &KafkaConfig) -> Result<Vec<Kept>, BenchError> {
     Ok(kept)
 }
 
-/// How many messages a topic has had so far.
-pub fn count(log: &KafkaConfig, topic: &str) -> Result<u64, BenchError> {
-    let consumer = consumer(log)?;
-    let ends = (0..log.partitions).map(i32::from).map(|p| {
-        let (_, high) = consumer.fetch_watermarks(topic, p, WAIT).map_err(failed)?;
-        Ok(u64::try_from(high).unwrap_or(0))
-    });
-    ends.sum()
+/// Sees how many messages a topic has had so far.
+pub struct Counter {
+    consumer: BaseConsumer,
+    partitions: u16,
+    pub topic: String,
+}
+
+impl Counter {
+    pub fn new(log: &KafkaConfig, topic: String) -> Result<Self, BenchError> {
+        Ok(Self {
+            consumer: consumer(log)?,
+            partitions: log.partitions,
+            topic,
+        })
+    }
+
+    /// None while the topic is not there yet. Blocks.
+    pub fn count(&self) -> Result<u64, BenchError> {
+        let end = |partition| match self.consumer.fetch_watermarks(&self.topic, partition, WAIT) {
+            Ok((_, high)) => Ok(u64::try_from(high).unwrap_or(0)),
+            Err(e) => match e.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::NotLeaderForPartition,
+                ) => Ok(0),
+                _ => Err(failed(e)),
+            },
+        };
+        (0..self.partitions).map(i32::from).map(end).sum()
+    }
 }
 
 /// What a loop says, and where it says it.

@@ -9,13 +9,13 @@ use gatelog_events::domain::profile::ProfileField;
 use gatelog_events::domain::tenant::{Command, FeedDefined, FeedTopicRemoved};
 use gatelog_events::log::kafka::KafkaConfig;
 
-use super::bare::{self, Loop};
+use super::bare::{self, Counter, Loop};
 use super::{PARTITIONS, PATIENCE, brokers, config, ready};
 use crate::bench::measure::{Series, Watch};
 use crate::bench::report::{Figure, Section, Target};
 use crate::bench::world::{Scratch, World};
 use crate::bench::{BenchError, Options};
-use crate::feeds::push::{Pushes, topic_name};
+use crate::feeds::push::topic_name;
 use crate::node::Started;
 
 const USERS: usize = 50_000;
@@ -28,12 +28,10 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
     let scratch = Scratch::new(&options.scratch)?;
     let (config, log) = config(&scratch.folder("node")?, &bootstrap)?;
     let started = tokio::task::block_in_place(|| Started::open(config))?;
-    let pushing = tokio::spawn(Pushes::new(started.node.clone(), None).run());
     let measured = tokio::select! {
         measured = measure(&started, &log, options.repetitions) => measured,
         damage = started.housekeeping() => Err(damage.into()),
     };
-    pushing.abort();
     started.close().await?;
     Ok(measured?.section())
 }
@@ -42,7 +40,7 @@ async fn measure(started: &Started, log: &KafkaConfig, repetitions: u32) -> Resu
     let world = World::new(started);
     ready(&world, USERS).await?;
     world.settings(Command::DefineFeed(definition())).await?;
-    let topic = bare::topic(log, &topic_name(FEED));
+    let topic = Counter::new(log, bare::topic(log, &topic_name(FEED)))?;
     let mut results = Results::default();
     let (mut there, mut bare_loop) = (0, None);
     for n in 0..=repetitions {
@@ -51,10 +49,10 @@ async fn measure(started: &Started, log: &KafkaConfig, repetitions: u32) -> Resu
             .settings(Command::SetFeedTopic { feed, version: None })
             .await?;
         // From the first to the last, so that the moment in which lanes begin is no part of it.
-        let first = until(log, &topic, there + 1).await?;
+        let first = until(&topic, there + 1).await?;
         let watch = Watch::start();
         let all = there + USERS as u64;
-        until(log, &topic, all).await?;
+        until(&topic, all).await?;
         let ours = watch.stop((all - first) as f64);
         let feed = FEED.to_owned();
         world
@@ -62,7 +60,7 @@ async fn measure(started: &Started, log: &KafkaConfig, repetitions: u32) -> Resu
             .await?;
         let bare = match &mut bare_loop {
             Some(made) => made,
-            none => none.insert(Loop::new(log, &topic, USERS).await?),
+            none => none.insert(Loop::new(log, &topic.topic, USERS).await?),
         };
         let bare = tokio::task::block_in_place(|| bare.run(log))?;
         there = all;
@@ -96,16 +94,17 @@ fn definition() -> FeedDefined {
 }
 
 /// Waits until so many messages are in a topic; how many there are then.
-async fn until(log: &KafkaConfig, topic: &str, count: u64) -> Result<u64, BenchError> {
+async fn until(topic: &Counter, count: u64) -> Result<u64, BenchError> {
     let deadline = clock::monotonic() + PATIENCE;
     loop {
-        let there = tokio::task::block_in_place(|| bare::count(log, topic))?;
+        let there = tokio::task::block_in_place(|| topic.count())?;
         if there >= count {
             return Ok(there);
         }
         if clock::monotonic() > deadline {
             return Err(BenchError::Ended(format!(
-                "{topic} has {there} messages, not {count}"
+                "{} has {there} messages, not {count}",
+                topic.topic
             )));
         }
         tokio::time::sleep(LOOK).await;

@@ -40,8 +40,8 @@ const BATCH: usize = 64;
 const SAY: Duration = Duration::from_secs(1);
 /// How soon after they were taken it is said which withdrawals were.
 const TELL: Duration = Duration::from_millis(50);
-/// How long what is being posted may take to land when the lane ends.
-const LAND: Duration = Duration::from_millis(500);
+/// How long what is on its way may take to land when a lane ends.
+pub(super) const LAND: Duration = Duration::from_millis(500);
 /// Offsets without anything to tell after which it is said that they are passed.
 const PASSED: u64 = 4096;
 

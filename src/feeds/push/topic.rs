@@ -18,7 +18,7 @@ use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Hook;
 use tokio_util::sync::CancellationToken;
 
-use super::lane::{far, place, progress};
+use super::lane::{LAND, far, place, progress};
 use super::say::say;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
@@ -70,16 +70,14 @@ enum Broken {
 impl TopicLane {
     /// Until it is stopped.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
+        while !stop.is_cancelled() {
+            let Err(e) = self.follow(&stop).await else { break };
+            let (feed, topic) = (&self.feed, self.outlet.topic());
+            tracing::warn!(feed, topic, partition = %self.partition, error = %e, "the feed's topic waits");
             tokio::select! {
-                () = stop.cancelled() => break,
-                Err(e) = self.follow(&stop) => {
-                    let (feed, topic) = (&self.feed, self.outlet.topic());
-                    tracing::warn!(feed, topic, partition = %self.partition, error = %e, "the feed's topic waits");
-                }
-                else => break,
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PAUSE) => {}
             }
-            tokio::time::sleep(PAUSE).await;
         }
         self.node.observed.meter(&self.feed, TOPIC).left(self.partition);
     }
@@ -114,7 +112,7 @@ impl TopicLane {
                 }
             };
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 sent = landed => {
                     sent.map_err(Broken::Kafka)?;
                     if let Some(flight) = flights.pop_front() {
@@ -131,12 +129,33 @@ impl TopicLane {
                 say_at = clock::monotonic() + SAY;
                 // Saying so is itself in the log: where nothing was told, it is not said each time.
                 if passed != said && (told || far(said, passed)) {
-                    let progress = progress(&self.feed, TOPIC, self.topic.generation, passed);
-                    say(&self.node, self.partition, Command::Progressed(progress)).await?;
+                    self.say_progress(passed).await?;
                     (said, told) = (passed, false);
                 }
             }
         }
+        // What is on its way lands first, or whoever goes on from here would write it again.
+        let rest = async {
+            while let Some(flight) = flights.pop_front() {
+                flight.sent.await.map_err(Broken::Kafka)?;
+                self.tell(flight.withdrawals).await?;
+                (passed, told) = (flight.then, true);
+            }
+            Ok::<_, Broken>(())
+        };
+        if let Ok(landed) = tokio::time::timeout(LAND, rest).await {
+            landed?;
+        }
+        if told {
+            self.say_progress(passed).await?;
+        }
+        Ok(())
+    }
+
+    async fn say_progress(&self, passed: Place) -> Result<(), Broken> {
+        let progress = progress(&self.feed, TOPIC, self.topic.generation, passed);
+        say(&self.node, self.partition, Command::Progressed(progress)).await?;
+        Ok(())
     }
 
     fn with_engine<T>(
