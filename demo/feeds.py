@@ -52,6 +52,8 @@ def on_kafka(bootstrap):
         "GATELOG_KAFKA_REPLICATION": "1",
         "GATELOG_KAFKA_MIN_INSYNC": "1",
         "GATELOG_KAFKA_SESSION_TIMEOUT": "6s",
+        # As many as the embedded log has whose records are copied.
+        "GATELOG_PARTITIONS": "8",
     }
 
 

@@ -50,8 +50,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Positions stay what they were, and so do sessions. Afterwards start each node with GATELOG_LOG=kafka on a new data folder
-that holds a copy of secrets/; its read models are built from the log.";
+Positions stay what they were, and so do sessions. Afterwards start each node with GATELOG_LOG=kafka, and GATELOG_PARTITIONS
+as many as the log has, on a new data folder that holds a copy of secrets/; its read models are built from the log.";
 
 pub fn run(command: Command) -> Result<(), Failure> {
     let Command::Copy(args) = command;
@@ -78,9 +78,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
     } else {
         writeln!(
             std::io::stdout(),
-            "{} records copied, {} were there already, {keys} keys. {AFTER_HELP}",
-            records.copied,
-            records.present
+            "{} records copied, {} were there already, {keys} keys, {} partitions. {AFTER_HELP}",
+            records.copied, records.present, source_config.partitions
         )?;
     }
     Ok(())
