@@ -79,7 +79,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         writeln!(
             std::io::stdout(),
             "{} records copied, {} were there already, {keys} keys, {} partitions. {AFTER_HELP}",
-            records.copied, records.present, source_config.partitions
+            records.copied,
+            records.present,
+            source_config.partitions
         )?;
     }
     Ok(())
