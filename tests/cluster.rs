@@ -217,13 +217,13 @@ async fn a_paused_writer_cannot_undo_what_others_wrote_meanwhile() {
         assert_eq!(status, 201, "{body}");
         before.push(body["user_id"].as_str().unwrap().to_owned());
     }
-    cluster.node(0).signal("-STOP");
+    cluster.node(0).signal("STOP");
     // Nobody but the other node is there; it takes over what the paused one owned.
     for i in 0..12 {
         let (status, body, _) = cluster.register(1, &format!("b{i}@example.com")).await;
         assert_eq!(status, 201, "{body}");
     }
-    cluster.node(0).signal("-CONT");
+    cluster.node(0).signal("CONT");
     for i in 0..12 {
         let taken = cluster.register(0, &format!("B{i}@EXAMPLE.com")).await;
         assert_eq!(taken.0, 409, "it believed to own this address: {}", taken.1);
@@ -250,7 +250,7 @@ async fn a_paused_writer_says_nothing_that_no_longer_holds() {
         assert_eq!(cluster.read(0, &user, &position).await.0, 200);
         users.push(user);
     }
-    cluster.node(0).signal("-STOP");
+    cluster.node(0).signal("STOP");
     let mut tokens = Vec::new();
     for (i, user) in users.iter().enumerate() {
         let login = json!({"identifier": format!("s{i}@example.com"), "password": PASSWORD});
@@ -292,7 +292,7 @@ async fn a_paused_writer_says_nothing_that_no_longer_holds() {
     }));
     let awake = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        cluster.node(0).signal("-CONT");
+        cluster.node(0).signal("CONT");
     };
     let (refreshed, withdrawn, ()) = tokio::join!(refreshed, withdrawn, awake);
     for (status, body, _) in refreshed {

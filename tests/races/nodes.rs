@@ -35,9 +35,9 @@ pub async fn disturb(cluster: &mut Cluster, seed: u64, disturbed: &AtomicBool, o
                 cluster.start_node(n).await;
             }
             _ => {
-                cluster.node(n).signal("-STOP");
+                cluster.node(n).signal("STOP");
                 tokio::time::sleep(PAUSE).await;
-                cluster.node(n).signal("-CONT");
+                cluster.node(n).signal("CONT");
             }
         }
         *done.entry(kind).or_default() += 1;

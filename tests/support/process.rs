@@ -1,5 +1,8 @@
 //! The real binary, as its users run it.
 
+#[path = "../../events/tests/log_kafka/signals.rs"]
+mod signals;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -114,19 +117,12 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signals::send(name, self.child.id());
     }
 
     /// Asks it to stop and waits for its end.
     pub fn stop(mut self) -> ExitStatus {
-        self.signal("-TERM");
+        self.signal("TERM");
         self.child.wait().unwrap()
     }
 

@@ -1,5 +1,8 @@
 //! Brokers for the tests: one that all share, and some of their own for tests that break them.
 
+#[path = "signals.rs"]
+mod signals;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -108,12 +111,8 @@ impl Broker {
 
     /// Stops (`STOP`) or continues (`CONT`) the broker's process.
     pub fn signal(&self, signal: &str) {
-        let pid = self.facts["brokers"][0]["pid"].to_string();
-        let done = Command::new("kill")
-            .args([format!("-{signal}"), pid])
-            .status()
-            .unwrap();
-        assert!(done.success());
+        let pid = self.facts["brokers"][0]["pid"].as_u64().unwrap();
+        signals::send(signal, u32::try_from(pid).unwrap());
     }
 }
 
