@@ -1,5 +1,7 @@
 //! The real binary, as its users run it.
 
+// Some tests have brokers, some have nodes, and some have both.
+#[allow(clippy::duplicate_mod)]
 #[path = "../../events/tests/log_kafka/signals.rs"]
 mod signals;
 

@@ -1,5 +1,7 @@
 //! Brokers for the tests: one that all share, and some of their own for tests that break them.
 
+// Some tests have brokers, some have nodes, and some have both.
+#[allow(clippy::duplicate_mod)]
 #[path = "signals.rs"]
 mod signals;
 
