@@ -69,7 +69,12 @@ async fn a_page_shows_lag_deliveries_dead_letters_and_consent_and_sends_again() 
     browser.until("#deliveries", "subject.snapshot").await;
     browser.until("#deliveries tbody .state", "taken").await;
     let subjects = browser.text("#deliveries").await;
-    assert!(!subjects.contains("ada") && !subjects.contains('@'), "{subjects}");
+    // A word of its own: ids have these digits, too.
+    let mut words = subjects.split(|c: char| !c.is_alphanumeric());
+    assert!(
+        !words.any(|word| word == "ada") && !subjects.contains('@'),
+        "{subjects}"
+    );
     consent(&server, &bob, "newsletter", false).await;
     browser.until("#deliveries", "subject.withdrawn").await;
     browser.until("#tiles", "all told and acknowledged").await;
