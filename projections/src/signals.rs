@@ -478,18 +478,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_told_only_grows_until_the_stream_begins_anew() {
-        use Stream::{Activity, Identity};
+    /// Rows of nothing yet.
+    fn folding(test: impl FnOnce(&mut FoldView<'_>, TenantId)) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let table = Table::new("t", 1, 0);
         store.create(&table).unwrap();
         let mut overlay = Overlay::default();
-        let mut rows = FoldView::new(&store, &table, &mut overlay);
-        let tenant = TenantId::default();
+        test(
+            &mut FoldView::new(&store, &table, &mut overlay),
+            TenantId::default(),
+        );
+    }
+
+    #[test]
+    fn what_is_told_only_grows_until_the_stream_begins_anew() {
+        folding(only_grows);
+    }
+
+    fn only_grows(rows: &mut FoldView<'_>, tenant: TenantId) {
+        use Stream::{Activity, Identity};
         let mut after = |event: SignalsTold| {
-            keep_told(&mut rows, &tenant, HERE, &event).unwrap();
+            keep_told(rows, &tenant, HERE, &event).unwrap();
             let known = told(rows.view(), &tenant, STREAM, HERE).unwrap().unwrap();
             let beyond = beyond(rows.view(), &tenant, STREAM, HERE).unwrap();
             let beyond: Vec<_> = beyond.into_iter().collect();
@@ -517,13 +527,10 @@ mod tests {
 
     #[test]
     fn of_verifications_that_nobody_takes_the_newest_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let table = Table::new("t", 1, 0);
-        store.create(&table).unwrap();
-        let mut overlay = Overlay::default();
-        let mut rows = FoldView::new(&store, &table, &mut overlay);
-        let tenant = TenantId::default();
+        folding(the_newest_are_kept);
+    }
+
+    fn the_newest_are_kept(rows: &mut FoldView<'_>, tenant: TenantId) {
         let asked = MAX_VERIFICATIONS as u128 + 3;
         for n in 0..asked {
             let event = FeedEvent::VerificationRequested(VerificationRequested {
@@ -531,7 +538,7 @@ mod tests {
                 state: None,
             });
             let id = EventId(Uuid::from_u128(n));
-            keep(&mut rows, &tenant, HERE, &event, id, Timestamp::EPOCH).unwrap();
+            keep(rows, &tenant, HERE, &event, id, Timestamp::EPOCH).unwrap();
         }
         let waiting = verifications(rows.view(), &tenant, STREAM, 100).unwrap();
         let waiting: Vec<_> = waiting.into_iter().map(|(id, _)| id.0.as_u128()).collect();
