@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatelog_events::domain::{Rejection, consent, feed, plan, session, tenant, user};
+use gatelog_events::domain::{Rejection, consent, feed, plan, session, signals, tenant, user};
 use gatelog_events::log::LogError;
 use gatelog_events::seal::KeySourceError;
 use gatelog_projections::applied::Behind;
@@ -229,7 +229,10 @@ impl From<tenant::Rejection> for Problem {
             }
             tenant::Rejection::TooManyStreamsOfReceiver => Problem::new(
                 Kind::TooManyStreams,
-                "This API key has 10, and may have no more. Delete one, or change it to what you need.",
+                format!(
+                    "This API key has {}, and may have no more. Delete one, or change it to what you need.",
+                    signals::MAX_OF_RECEIVER
+                ),
             ),
             tenant::Rejection::TooManyFeedVersions => Problem::new(
                 Kind::TooManyFeedVersions,
