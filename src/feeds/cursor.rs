@@ -140,6 +140,7 @@ mod tests {
             assert_eq!(open(text, &keys, "marketing", 64), Err(NotACursor));
         }
     }
+
     #[test]
     fn who_begins_anew_is_still_told_what_was_withdrawn_before() {
         let anew = |snapshot| Cursor {

@@ -183,7 +183,8 @@ impl Engine<'_> {
         Ok(cursor)
     }
 
-    /// Only the withdrawals after a cursor, for a consumer who can take nothing else now.
+    /// Only the withdrawals after a cursor, for a consumer who can take nothing else now; `more` is whether there are more of
+    /// them.
     pub fn withdrawals(&self, cursor: Cursor) -> Result<Batch<Item>, StoreError> {
         let ends = self.ends(cursor.lanes.len(), false);
         let mut batch = Filling {
@@ -194,8 +195,11 @@ impl Engine<'_> {
             make: &|item| Ok(Some(item)),
         };
         self.tell_withdrawals(&mut batch, &ends)?;
+        let lanes = batch.cursor.lanes.iter().zip(&ends);
         Ok(Batch {
-            more: false,
+            more: lanes
+                .into_iter()
+                .any(|(lane, end)| lane.withdrawals < end.identity),
             told: batch.told,
             cursor: batch.cursor,
         })
@@ -235,8 +239,8 @@ impl Engine<'_> {
         is_behind(cursor, &self.ends(cursor.lanes.len(), false))
     }
 
-    /// Whether what ended by this item is not at an end any more, or was ended for good later: then it is told no more when
-    /// it was told already, or tried to.
+    /// Whether a withdrawal is not true any more, or an erasure, which is told by itself, came after it. Where it is told
+    /// late, out of its order, it would undo what was told since.
     pub fn is_over(&self, item: &Item) -> Result<bool, StoreError> {
         let Item::Withdrawn { withdrawal, .. } = item else {
             return Ok(false);

@@ -21,6 +21,7 @@ pub mod handover;
 pub mod keys;
 pub mod links;
 pub mod observed;
+mod own;
 pub mod push;
 pub mod record;
 pub mod schema;

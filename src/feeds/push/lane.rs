@@ -18,10 +18,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::Key;
 use super::endpoint::{Endpoint, Outcome, URGENT};
+use super::pause::{self, LAND};
 use super::queue::{Job, Queue};
 use super::say::{request, say};
-use super::{Key, pause};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::observed::Outcome as Seen;
@@ -40,8 +41,6 @@ const BATCH: usize = 64;
 const SAY: Duration = Duration::from_secs(1);
 /// How soon after they were taken it is said which withdrawals were.
 const TELL: Duration = Duration::from_millis(50);
-/// How long what is on its way may take to land when a lane ends.
-pub(super) const LAND: Duration = Duration::from_millis(500);
 /// Offsets without anything to tell after which it is said that they are passed.
 const PASSED: u64 = 4096;
 
@@ -51,7 +50,7 @@ enum Held {
     #[error("{0}")]
     Store(#[from] StoreError),
     /// The lane ends soon; what it holds is for the one that begins when the webhook goes on.
-    #[error("the feed is retired or the webhook paused")]
+    #[error("the feed is retired, the webhook paused, or the lane at its end")]
     NotLive,
 }
 
@@ -77,6 +76,8 @@ pub(super) struct Lane {
     delivered: bool,
     /// Whether there is more to read than was read, and up to where it was folded when that was looked at.
     behind: bool,
+    /// Whether there may be withdrawals among it.
+    owing: bool,
     folded: [Offset; 3],
     queue: Queue,
     flights: JoinSet<Vec<Landed>>,
@@ -84,10 +85,17 @@ pub(super) struct Lane {
     /// When the first attempt at each record was made whose receiver failed.
     first_attempts: std::collections::HashMap<Uuid, Timestamp>,
     gone: bool,
+    stop: CancellationToken,
 }
 
 impl Lane {
-    pub fn new(node: Arc<Node>, endpoint: Arc<Endpoint>, key: &Key, webhook: Webhook) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        endpoint: Arc<Endpoint>,
+        key: &Key,
+        webhook: Webhook,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             node,
             endpoint,
@@ -102,22 +110,23 @@ impl Lane {
             said: Place::default(),
             delivered: false,
             behind: true,
+            owing: true,
             folded: [0; 3],
             queue: Queue::default(),
             flights: JoinSet::new(),
             told: Vec::new(),
             first_attempts: std::collections::HashMap::new(),
             gone: false,
+            stop,
         }
     }
 
     /// Until it is stopped; it says then how far it has come.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(mut self) {
         if let Err(e) = self.begin() {
             return self.complain("it cannot be read how far it has come", &e);
         }
-        let (feed, webhook, partition) = (&self.endpoint.feed, &self.endpoint.name, self.partition);
-        tracing::debug!(feed, webhook, %partition, at = ?self.passed, "a lane begins");
+        self.note("a lane begins");
         let mut say = tokio::time::interval(SAY);
         let mut tell = tokio::time::interval(TELL);
         let mut back = self.endpoint.back();
@@ -133,7 +142,7 @@ impl Lane {
             self.endpoint.meter.at(self.partition, generation, self.passed);
             let wake = self.queue.next_wake();
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = self.stop.cancelled() => break,
                 Some(Ok(landed)) = self.flights.join_next(), if !self.flights.is_empty() => {
                     self.land_all(landed).await;
                     while let Some(Ok(landed)) = self.flights.try_join_next() {
@@ -159,8 +168,12 @@ impl Lane {
         self.say_told().await;
         self.say_progress().await;
         self.endpoint.meter.left(self.partition);
-        let (feed, webhook, partition) = (&self.endpoint.feed, &self.endpoint.name, self.partition);
-        tracing::debug!(feed, webhook, %partition, at = ?self.passed, "a lane ends");
+        self.note("a lane ends");
+    }
+
+    fn note(&self, what: &str) {
+        let (feed, webhook) = (&self.endpoint.feed, &self.endpoint.name);
+        tracing::debug!(feed, webhook, partition = %self.partition, at = ?self.passed, "{what}");
     }
 
     fn complain(&self, what: &str, e: &dyn std::fmt::Display) {
@@ -235,6 +248,7 @@ impl Lane {
         let fresh = folded != self.folded;
         self.folded = folded;
         self.behind |= fresh;
+        self.owing |= fresh;
         while self.behind && self.queue.len() + BATCH <= WINDOW {
             let before = self.read.clone();
             if before.lanes.is_empty() {
@@ -245,9 +259,10 @@ impl Lane {
             self.behind = batch.more;
             self.take(batch);
         }
-        if fresh && self.behind && self.queue.len() < CROWD {
+        if self.owing && self.behind && self.queue.len() < CROWD {
             let before = self.read.clone();
             if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
+                self.owing = batch.more;
                 self.take(batch);
             }
         }
@@ -301,12 +316,17 @@ impl Lane {
     /// One attempt, at jobs of a subject each. What is said is decided when it is their turn, not before.
     fn fly(&self, jobs: Vec<Job>) -> impl Future<Output = Vec<Landed>> + Send + 'static {
         let (node, endpoint, partition) = (self.node.clone(), self.endpoint.clone(), self.partition);
-        let version = self.webhook.version;
+        let (version, stop) = (self.webhook.version, self.stop.clone());
         async move {
             let urgent = jobs.iter().any(|job| matches!(job.item, Item::Withdrawn { .. }));
             let began = clock::now();
             let turn = endpoint.turn(urgent).await;
-            let said = records(&node, &endpoint, partition, version, &jobs);
+            let said = if stop.is_cancelled() {
+                // They waited for their turn, and the lane ended.
+                jobs.iter().map(|_| Err(Held::NotLive)).collect()
+            } else {
+                records(&node, &endpoint, partition, version, &jobs)
+            };
             let records: Vec<_> = said.iter().filter_map(|s| s.as_ref().ok()?.as_ref()).collect();
             let mut outcomes = endpoint.deliver(turn, &records).await.into_iter();
             let landed = jobs.into_iter().zip(said).map(|(job, said)| Landed {

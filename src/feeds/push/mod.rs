@@ -32,6 +32,7 @@ use self::lane::Lane;
 pub(super) use self::lane::place;
 use self::topic::TopicLane;
 use crate::backend::Backend;
+use crate::feeds::own::Own;
 use crate::node::Node;
 use crate::writer::Owned;
 
@@ -63,8 +64,7 @@ struct Running {
 /// All lanes of this node.
 pub struct Pushes {
     node: Arc<Node>,
-    /// The partitions that are this node's; all where there is no group.
-    owned: Option<watch::Receiver<Owned>>,
+    own: Own,
     lanes: HashMap<Key, Running>,
     endpoints: HashMap<(String, String), Arc<Endpoint>>,
     outlets: HashMap<String, Arc<Outlet>>,
@@ -73,8 +73,8 @@ pub struct Pushes {
 impl Pushes {
     pub fn new(node: Arc<Node>, owned: Option<watch::Receiver<Owned>>) -> Self {
         Self {
+            own: Own::new(node.log.partitions(), owned),
             node,
-            owned,
             lanes: HashMap::new(),
             endpoints: HashMap::new(),
             outlets: HashMap::new(),
@@ -92,36 +92,17 @@ impl Pushes {
                     tracing::error!(error = %e, "the settings cannot be read; webhooks stay as they are")
                 }
             }
-            let owned = async {
-                if let Some(owned) = &mut self.owned
-                    && owned.changed().await.is_ok()
-                {
-                    return;
-                }
-                std::future::pending().await
-            };
             tokio::select! {
                 () = moved => {}
-                () = owned => {}
+                () = self.own.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
     }
 
-    fn partitions(&self) -> Vec<Partition> {
-        let all = (0..self.node.log.partitions()).map(Partition);
-        match &self.owned {
-            Some(owned) => {
-                let owned = owned.borrow();
-                all.filter(|p| owned.contains(p)).collect()
-            }
-            None => all.collect(),
-        }
-    }
-
     async fn reconcile(&mut self, settings: &Settings) {
         let observed = &self.node.observed;
-        observed.serve(self.partitions());
+        observed.serve(self.own.all());
         observed.keep(|feed, name| {
             let feed = settings.feeds.get(feed);
             feed.is_some_and(|f| f.webhooks.contains_key(name) || name == TOPIC && f.topic.is_some())
@@ -140,7 +121,7 @@ impl Pushes {
         if self.node.is_stopping() {
             return wanted;
         }
-        let partitions = self.partitions();
+        let partitions = self.own.all();
         for (feed, f) in settings.feeds.iter().filter(|(_, f)| f.retired_at.is_none()) {
             let hooks = f.webhooks.iter().filter(|(_, hook)| hook.paused.is_none());
             let hooks = hooks.map(|(name, hook)| (name.as_str(), Target::Webhook(hook.clone())));
@@ -185,8 +166,8 @@ impl Pushes {
                 let Some(endpoint) = self.endpoint(settings, &key, webhook) else {
                     return;
                 };
-                let lane = Lane::new(self.node.clone(), endpoint, &key, webhook.clone());
-                tokio::spawn(lane.run(stop.clone()))
+                let lane = Lane::new(self.node.clone(), endpoint, &key, webhook.clone(), stop.clone());
+                tokio::spawn(lane.run())
             }
             Target::Topic(topic) => {
                 let Some(outlet) = self.outlet(&key.feed).await else {

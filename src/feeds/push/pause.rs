@@ -1,6 +1,9 @@
 //! Pauses of lanes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long what is on its way may take to land when a lane ends.
+pub const LAND: Duration = Duration::from_millis(500);
 
 /// Until a time, if there is one; else for ever.
 pub async fn until(at: Option<Instant>) {

@@ -18,7 +18,8 @@ use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Hook;
 use tokio_util::sync::CancellationToken;
 
-use super::lane::{LAND, far, place, progress};
+use super::lane::{far, place, progress};
+use super::pause::LAND;
 use super::say::say;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::endpoint::{CONCURRENCY, Endpoint, Outcome};
 use crate::feeds::cursor;
 use crate::feeds::engine::Item;
-use crate::feeds::push::pause;
+use crate::feeds::push::pause::{self, LAND};
 use crate::feeds::push::queue::{Job, Queue};
 use crate::feeds::signals::reader::{Pending, Place, Reader, is_far};
 use crate::feeds::signals::types::EventType;
@@ -36,9 +36,6 @@ const SAY: Duration = Duration::from_secs(1);
 
 /// SETs that are kept in the log as done with beyond the place of a lane. Of more, what comes again is not worth the rows.
 const BEYOND: usize = 16_384;
-/// How long what is being posted may take to land when the lane ends.
-const LAND: Duration = Duration::from_millis(500);
-
 /// Why a SET stays where it is.
 #[derive(Debug, thiserror::Error)]
 enum Held {

@@ -23,6 +23,7 @@ use self::endpoint::Endpoint;
 use self::lane::Lane;
 use self::notices::Notices;
 use super::{home, is_trusted};
+use crate::feeds::own::Own;
 use crate::node::Node;
 use crate::writer::Owned;
 
@@ -51,8 +52,7 @@ struct Running {
 /// All streams of this node that are pushed.
 pub struct Transmitter {
     node: Arc<Node>,
-    /// The partitions that are this node's; all where there is no group.
-    owned: Option<watch::Receiver<Owned>>,
+    own: Own,
     running: HashMap<(Uuid, Work), Running>,
     endpoints: HashMap<Uuid, (Push, Arc<Endpoint>)>,
 }
@@ -60,8 +60,8 @@ pub struct Transmitter {
 impl Transmitter {
     pub fn new(node: Arc<Node>, owned: Option<watch::Receiver<Owned>>) -> Self {
         Self {
+            own: Own::new(node.log.partitions(), owned),
             node,
-            owned,
             running: HashMap::new(),
             endpoints: HashMap::new(),
         }
@@ -85,26 +85,13 @@ impl Transmitter {
                     tracing::error!(error = %e, "the settings cannot be read; streams stay as they are");
                 }
             }
-            let owned = async {
-                if let Some(owned) = &mut self.owned
-                    && owned.changed().await.is_ok()
-                {
-                    return;
-                }
-                std::future::pending().await
-            };
             tokio::select! {
                 () = moved => {}
-                () = owned => seen = None,
+                () = self.own.changed() => seen = None,
                 // Also what has ended by itself begins again.
                 _ = look.tick() => seen = None,
             }
         }
-    }
-
-    fn owns(&self, partition: Partition) -> bool {
-        let owned = self.owned.as_ref();
-        owned.is_none_or(|owned| owned.borrow().contains(&partition))
     }
 
     async fn reconcile(&mut self, settings: &Settings) {
@@ -130,11 +117,11 @@ impl Transmitter {
                 continue;
             }
             let stream = Arc::new(stream.clone());
-            if self.owns(home(*id, partitions)) {
+            if self.own.has(home(*id, partitions)) {
                 wanted.insert((*id, Work::Notices), stream.clone());
             }
             if stream.status == StreamStatus::Enabled {
-                for partition in (0..partitions).map(Partition).filter(|p| self.owns(*p)) {
+                for partition in (0..partitions).map(Partition).filter(|p| self.own.has(*p)) {
                     wanted.insert((*id, Work::Lane(partition)), stream.clone());
                 }
             }
