@@ -22,6 +22,7 @@ run: setup ## build and start a server on http://localhost:8080, with its data i
 
 test: setup ## run all tests
 	cargo test --workspace --features failpoints
+	@scripts/peers
 	@echo "make test: every test passed."
 
 lint: setup ## check formatting, lints, dependencies and the architecture's rules
@@ -44,10 +45,8 @@ demo-feeds: ## five kinds of receivers follow a feed of 50,000 users who withdra
 	@scripts/setup --demo --kafka
 	@scripts/demo-feeds
 
-peers: setup ## hold webhooks, connectors and the AsyncAPI document against published libraries (needs Node.js)
-	@scripts/webhook-libraries
-	@scripts/asyncapi
-	@scripts/connector-sdks
+peers: setup ## hold webhooks, connectors and the AsyncAPI document against published libraries (a part of `make test`)
+	@scripts/peers
 
 takeover: ## restart and kill nodes on Kafka, and print how long writes wait and reads take
 	@scripts/setup --demo --kafka
