@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::measure::{Series, Watch};
+use super::measure::{Series, Took, Watch};
 use super::report::{Figure, Section, Target};
 use super::world::{PASSWORD_HASH, Scratch, World, config};
 use super::{BenchError, Options};
@@ -70,9 +70,7 @@ pub async fn run(options: &Options) -> Result<Section, BenchError> {
         let (pushed, bodies) = bench.push().await?;
         let bare = bench.post(bodies).await?;
         if n > 0 {
-            results.ratio.push(pushed / bare);
-            results.pushed.push(pushed);
-            results.bare.push(bare);
+            results.add(&pushed, &bare);
         }
     }
     results.idle = bench.idle().await?;
@@ -135,8 +133,8 @@ impl Bench {
             .await
     }
 
-    /// Everyone's state, posted by the webhook: per second, and what was posted.
-    async fn push(&self) -> Result<(f64, Vec<Bytes>), BenchError> {
+    /// Everyone's state, posted by the webhook; and what was posted.
+    async fn push(&self) -> Result<(Took, Vec<Bytes>), BenchError> {
         self.receiver.keep(Keep::All);
         self.replay(ReplayFrom::Snapshot).await?;
         // From the first to the last, so that the moment in which lanes begin is no part of it.
@@ -144,15 +142,15 @@ impl Bench {
         let watch = Watch::start();
         let before = self.receiver.count();
         self.receiver.until(USERS).await;
-        let rate = watch.stop((USERS - before) as f64).rate();
+        let took = watch.stop((USERS - before) as f64);
         Ok((
-            rate,
+            took,
             self.receiver.take().into_iter().map(|(_, body)| body).collect(),
         ))
     }
 
     /// The same bodies, posted by the same HTTP library and nothing else.
-    async fn post(&self, bodies: Vec<Bytes>) -> Result<f64, BenchError> {
+    async fn post(&self, bodies: Vec<Bytes>) -> Result<Took, BenchError> {
         self.receiver.keep(Keep::All);
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -173,7 +171,7 @@ impl Bench {
         while let Some(posted) = posts.next().await {
             posted.map_err(|e| BenchError::Ended(e.to_string()))?;
         }
-        Ok(watch.stop(amount).rate())
+        Ok(watch.stop(amount))
     }
 
     /// Milliseconds from the acknowledgement of a change of plan to its arrival, one at a time.
@@ -372,6 +370,8 @@ struct Results {
     ratio: Series,
     pushed: Series,
     bare: Series,
+    pushed_cpu: Series,
+    bare_cpu: Series,
     idle: Series,
     busy: Series,
     urgent: Series,
@@ -379,6 +379,14 @@ struct Results {
 }
 
 impl Results {
+    fn add(&mut self, pushed: &Took, bare: &Took) {
+        self.ratio.push(pushed.rate() / bare.rate());
+        self.pushed.push(pushed.rate());
+        self.bare.push(bare.rate());
+        self.pushed_cpu.push(pushed.micros_each());
+        self.bare_cpu.push(bare.micros_each());
+    }
+
     fn section(self) -> Section {
         let one = |n: f64| [n].into_iter().collect::<Series>();
         let figure = |what: &str, unit, series, target| Figure::new(what, unit, series, target);
@@ -398,6 +406,13 @@ impl Results {
                 figure("webhooks ÷ bare client", "", self.ratio, Target::AtLeast(0.7)),
                 figure("posted by the webhook", "/s", self.pushed, Target::None),
                 figure("posted by the bare client", "/s", self.bare, Target::None),
+                figure(
+                    "processor time per record, receiver included",
+                    "µs",
+                    self.pushed_cpu,
+                    Target::None,
+                ),
+                figure("the same of the bare client", "µs", self.bare_cpu, Target::None),
                 figure(
                     "acknowledged to arrived, idle",
                     "ms",

@@ -22,6 +22,11 @@ impl Took {
         self.amount / self.wall.as_secs_f64().max(1e-9)
     }
 
+    /// Processor time for one of what was done, in microseconds.
+    pub fn micros_each(&self) -> f64 {
+        self.cpu / self.amount.max(1.0) * 1e6
+    }
+
     /// Amount per second of processor time.
     pub fn per_core(&self) -> f64 {
         self.amount / self.cpu.max(1e-9)

@@ -202,17 +202,12 @@ fn rebuild(
         if n > 0 {
             results.rebuild.push(ours.rate() / raw.rate());
             results.rebuilt.push(ours.rate());
-            results.rebuild_cpu.push(micros_each(&ours));
+            results.rebuild_cpu.push(ours.micros_each());
             results.consumed.push(raw.rate());
         }
     }
     data.backend.close_now()?;
     Ok(())
-}
-
-/// Processor time for one of what was done, in microseconds.
-fn micros_each(took: &Took) -> f64 {
-    took.cpu / took.amount.max(1.0) * 1e6
 }
 
 #[derive(Default)]
@@ -239,8 +234,8 @@ impl Results {
         self.bare.push(raw.took.rate());
         self.added.push((calm.p50 - raw_calm.p50) * 1e3);
         self.calm.push(calm.p50 * 1e3);
-        self.cpu.push(micros_each(&ours.took));
-        self.bare_cpu.push(micros_each(&raw.took));
+        self.cpu.push(ours.took.micros_each());
+        self.bare_cpu.push(raw.took.micros_each());
     }
 
     fn section(self) -> Section {

@@ -1,0 +1,155 @@
+//! Taking into the queue what the log has.
+
+use gatelog_events::domain::feed::Definition;
+use gatelog_events::domain::tenant::Settings;
+use gatelog_events::domain::webhook::ReplayFrom;
+use gatelog_events::ids::{Offset, Stream};
+use gatelog_projections::store::StoreError;
+use gatelog_projections::webhooks::Hook;
+use gatelog_projections::{changes, users};
+
+use super::{Lane, place};
+use crate::feeds::cursor::Cursor;
+use crate::feeds::engine::{Batch, Engine, Item, Start};
+use crate::feeds::push::endpoint::Endpoint;
+
+/// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top, up to [`CROWD`].
+const WINDOW: usize = 512;
+/// Records, withdrawals too, from which on nothing more is read: what is not read yet is told first all the same.
+const CROWD: usize = 8192;
+/// Records that are read at once.
+const BATCH: usize = 64;
+
+impl Lane {
+    pub(super) fn hook(&self) -> Hook<'_> {
+        Hook {
+            tenant: &self.node.config.tenant,
+            feed: &self.endpoint.feed,
+            webhook: &self.endpoint.name,
+        }
+    }
+
+    /// Calls what needs the engine; nothing if the feed is not there any more.
+    fn with_engine<T>(
+        &self,
+        f: impl FnOnce(Engine<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let settings = self.node.views.settings(&self.node.config.tenant)?;
+        let Some(definition) = live(&settings, &self.endpoint, self.webhook.version) else {
+            return Ok(None);
+        };
+        let engine = Engine {
+            views: &self.node.views,
+            keys: &self.node.feed_keys,
+            links: &self.node.links,
+            issuer: self.node.config.issuer.as_str(),
+            tenant: &self.node.config.tenant,
+            settings: &settings,
+            feed: &self.endpoint.feed,
+            definition,
+            first: self.partition,
+        };
+        // It reads many rows: those who log in meanwhile shall not wait for the thread.
+        tokio::task::block_in_place(|| f(engine)).map(Some)
+    }
+
+    /// Where it was left, or where the webhook is to begin.
+    pub(super) fn begin(&mut self) -> Result<(), StoreError> {
+        let known = self.node.views.webhook_progress(self.hook(), self.partition)?;
+        // What stands there of a webhook that was removed is another receiver's.
+        let known = known.filter(|p| p.generation >= self.webhook.since);
+        let version = self.webhook.version;
+        let cursor = match known {
+            Some(progress) if progress.generation == self.webhook.generation => Some(Cursor {
+                version,
+                turn: 0,
+                lanes: vec![place(&progress)],
+            }),
+            known => {
+                let anew = self.with_engine(|engine| match self.webhook.from {
+                    ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
+                    ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
+                    ReplayFrom::Time(time) => engine.since(version, time),
+                })?;
+                anew.map(|cursor| cursor.owing(known.as_ref().map(place)))
+            }
+        };
+        if let Some(cursor) = cursor {
+            self.passed = cursor.lanes.first().copied().unwrap_or_default();
+            self.said = self.passed;
+            self.read = cursor;
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything new to read.
+    pub(super) fn look(&mut self) {
+        let folded = self.folded();
+        let fresh = folded != self.folded;
+        self.folded = folded;
+        self.behind |= fresh;
+        self.owing |= fresh;
+    }
+
+    /// Takes what is new into the queue: withdrawals always, the rest while there is room for a batch.
+    pub(super) fn read_on(&mut self) -> Result<(), StoreError> {
+        while self.behind && self.queue.len() + BATCH <= WINDOW {
+            let before = self.read.clone();
+            if before.lanes.is_empty() {
+                return Ok(());
+            }
+            let batch = self.with_engine(|engine| engine.items(before, BATCH))?;
+            let Some(batch) = batch else { return Ok(()) };
+            self.behind = batch.more;
+            self.take(batch);
+        }
+        if self.owing && self.behind && self.queue.len() < CROWD {
+            let before = self.read.clone();
+            if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
+                self.owing = batch.more;
+                self.take(batch);
+            }
+        }
+        self.pass();
+        Ok(())
+    }
+
+    /// Notes how far everything is done.
+    pub(super) fn pass(&mut self) {
+        if let Some(passed) = self.queue.passed() {
+            self.passed = passed;
+        }
+    }
+
+    fn take(&mut self, batch: Batch<Item>) {
+        if batch.cursor != self.read {
+            self.read = batch.cursor;
+            let then = self.read.lanes.first().copied().unwrap_or_default();
+            self.queue.take(batch.told, then);
+        }
+    }
+
+    /// Up to where the partition is folded, so that it is looked at only where there is something new.
+    fn folded(&self) -> [Offset; 3] {
+        let next = |projection, stream| {
+            self.node
+                .views
+                .next(projection, stream, self.partition)
+                .unwrap_or(0)
+        };
+        [
+            next(changes::NAME, Stream::Identity),
+            next(changes::NAME, Stream::Activity),
+            next(users::NAME, Stream::Identity),
+        ]
+    }
+}
+
+/// What the webhook is to post, unless the feed is retired or the webhook paused or removed.
+pub(super) fn live<'s>(settings: &'s Settings, endpoint: &Endpoint, version: u32) -> Option<&'s Definition> {
+    let feed = settings.feeds.get(&endpoint.feed)?;
+    let webhook = feed.webhooks.get(&endpoint.name)?;
+    let live = feed.retired_at.is_none() && webhook.paused.is_none();
+    let version = feed.version(version).filter(|_| live)?;
+    Some(&version.definition)
+}
