@@ -7,7 +7,7 @@ use gatelog_events::clock;
 use gatelog_events::domain::feed::Definition;
 use gatelog_events::domain::webhook::Webhook;
 use metrics::{Counter, counter};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::door::Door;
 use super::post::Post;
@@ -22,7 +22,7 @@ use crate::feeds::webhook::target::TargetError;
 use crate::node::Node;
 
 /// Withdrawals that may be on their way beside what else is: they wait for nobody.
-pub(super) const URGENT: usize = 4;
+const URGENT: usize = 4;
 
 pub(super) struct Endpoint {
     pub feed: String,
@@ -31,10 +31,10 @@ pub(super) struct Endpoint {
     limits: Limits,
     door: Door,
     attempts: Attempts,
-    permits: Semaphore,
-    urgent: Semaphore,
-    /// At a time from one lane.
-    pub concurrency: usize,
+    /// Attempts that may be on their way at once, from all lanes.
+    pub slots: Arc<Semaphore>,
+    /// Beside them, those with withdrawals.
+    pub urgent: Arc<Semaphore>,
     /// Records at once, at the most.
     pub batch: usize,
     pub meter: Arc<Meter>,
@@ -44,11 +44,6 @@ pub(super) struct Endpoint {
 enum Speech {
     Post(Box<Post>),
     Vendor(Vendor),
-}
-
-/// That the receiver may be asked now. What becomes of it is told to the door.
-pub(super) struct Turn<'a> {
-    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// `gatelog_webhook_attempts_total`, by outcome.
@@ -173,20 +168,16 @@ impl Endpoint {
             limits: config.breaker,
             door: Door::new(config.breaker),
             attempts: Attempts::new(feed, name),
-            permits: Semaphore::new(concurrency),
-            urgent: Semaphore::new(URGENT),
-            concurrency,
+            slots: Arc::new(Semaphore::new(concurrency)),
+            urgent: Arc::new(Semaphore::new(URGENT)),
             meter: node.observed.meter(feed, name),
         })
     }
 
-    /// Waits until the receiver may be asked: it is not known to be away, and not too much is on its way there.
-    pub async fn turn(&self, urgent: bool) -> Turn<'_> {
-        let permits = if urgent { &self.urgent } else { &self.permits };
-        // They are never closed.
-        let permit = permits.acquire().await.ok();
+    /// Waits until the receiver is not known to be away. What becomes of what is sent then must be told by
+    /// [`deliver`](Self::deliver).
+    pub async fn turn(&self) {
         self.door.pass().await;
-        Turn { _permit: permit }
     }
 
     /// Changes each time the receiver is back that was away.
@@ -194,15 +185,16 @@ impl Endpoint {
         self.door.back()
     }
 
-    /// Sends records whose turn it is: what became of each.
-    pub async fn deliver(&self, _turn: Turn<'_>, records: &[&Record]) -> Vec<Outcome> {
+    /// Sends records whose [`turn`](Self::turn) it is: what became of each.
+    pub async fn deliver(&self, records: &[&Record]) -> Vec<Outcome> {
         if records.is_empty() {
             self.door.learn(Breaker::released);
             return Vec::new();
         }
         let began = clock::monotonic();
         let outcomes = match &self.speech {
-            Speech::Vendor(vendor) => vendor.deliver(records).await,
+            // Apart, or every post would be as large.
+            Speech::Vendor(vendor) => Box::pin(vendor.deliver(records)).await,
             Speech::Post(post) => {
                 let mut outcomes = Vec::with_capacity(records.len());
                 for record in records {

@@ -150,6 +150,11 @@ impl Queue {
         line.jobs.front().cloned()
     }
 
+    /// Whether any job may fly.
+    pub fn is_ready(&self) -> bool {
+        self.is_urgent() || !self.ready.is_empty()
+    }
+
     /// Whether the next job that may fly is a withdrawal.
     pub fn is_urgent(&self) -> bool {
         !self.urgent.is_empty()

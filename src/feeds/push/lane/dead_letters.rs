@@ -1,15 +1,15 @@
 //! What a receiver does not take after all attempts, and sending it again.
 
-use gatelog_events::clock;
 use gatelog_events::domain::feed::Command;
 use gatelog_events::domain::webhook::{DeadLetter, DeadLetterRef, Told};
 use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Dead;
 use uuid::Uuid;
 
-use super::{Job, Lane, SAY};
+use super::Lane;
+use super::saying::What;
 use crate::feeds::engine::Item;
-use crate::feeds::observed::Outcome as Seen;
+use crate::feeds::push::queue::Job;
 
 /// Dead letters that are taken up again at once.
 const REDRIVEN: usize = 64;
@@ -23,8 +23,8 @@ impl Lane {
         }
     }
 
-    /// Gives up, and says so. Where it cannot be said, it is tried again: nothing is lost in silence.
-    pub(super) async fn bury(
+    /// Gives up, and says so.
+    pub(super) fn bury(
         &mut self,
         job: &Job,
         record: Uuid,
@@ -44,18 +44,8 @@ impl Lane {
             status,
             reason,
         };
-        match self.submit(Command::DeadLettered(letter)).await {
-            Ok(()) => {
-                self.delivered = true;
-                self.endpoint.meter.count(Seen::DeadLettered, 1);
-                self.first_attempts.remove(&record);
-                self.queue.done(user);
-            }
-            Err(e) => {
-                self.complain("a dead letter cannot be written", &e);
-                self.queue.again(user, clock::monotonic() + SAY);
-            }
-        }
+        let what = What::DeadLettered { user, record };
+        self.say(what, vec![Command::DeadLettered(letter)]);
     }
 
     pub(super) fn take_redriven(&mut self) {
