@@ -6,6 +6,7 @@ mod support;
 mod feeds {
     mod connectors;
     pub mod consumer;
+    mod dead_letters;
     mod definitions;
     mod delivery;
     mod page;

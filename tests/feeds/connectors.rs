@@ -19,7 +19,7 @@ const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
 
 /// A call that a vendor got.
 #[derive(Debug, Clone)]
-struct Call {
+pub struct Call {
     method: Method,
     path: String,
     authorization: String,
@@ -30,14 +30,14 @@ type Respond = dyn Fn(&Call) -> (u16, Value) + Send + Sync;
 
 /// A vendor on this machine: it keeps what it got, and answers as it is told.
 #[derive(Clone)]
-struct Vendor {
-    url: String,
+pub struct Vendor {
+    pub url: String,
     calls: Arc<Mutex<Vec<Call>>>,
     respond: Arc<Respond>,
 }
 
 impl Vendor {
-    async fn start(respond: impl Fn(&Call) -> (u16, Value) + Send + Sync + 'static) -> Self {
+    pub async fn start(respond: impl Fn(&Call) -> (u16, Value) + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let vendor = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
@@ -49,7 +49,7 @@ impl Vendor {
         vendor
     }
 
-    fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().clone()
     }
 
@@ -95,7 +95,7 @@ async fn take(
 }
 
 /// A node that may call vendors on this machine, with a feed.
-async fn start() -> (Server, tokio::task::JoinHandle<()>) {
+pub async fn start() -> (Server, tokio::task::JoinHandle<()>) {
     let server = Server::start_with(|config| {
         let here = vec!["127.0.0.0/8".parse().unwrap()];
         config.webhooks = WebhookConfig::new(true, here, Duration::from_secs(600));
@@ -107,12 +107,12 @@ async fn start() -> (Server, tokio::task::JoinHandle<()>) {
     (server, tokio::spawn(pushes.run()))
 }
 
-async fn set(server: &Server, body: &Value) {
+pub async fn set(server: &Server, body: &Value) {
     let answer = server.put(HOOK).admin().json(body).send().await.expect(200);
     assert_eq!(answer.body["secret"], Value::Null);
 }
 
-fn segment(url: &str) -> Value {
+pub fn segment(url: &str) -> Value {
     json!({
         "connector": {"vendor": "segment", "base_url": url, "regulations_url": url, "mapping": {"email": "email"}},
         "credential": {"write_key": {"write_key": "the-write-key", "public_api": "the-token"}},

@@ -57,7 +57,7 @@ pub async fn dead_letters(server: &Server) -> Vec<Value> {
 }
 
 /// The dead letters, once they are so many.
-async fn until_dead(server: &Server, so_many: usize) -> Vec<Value> {
+pub async fn until_dead(server: &Server, so_many: usize) -> Vec<Value> {
     for _ in 0..3000 {
         let dead = dead_letters(server).await;
         if dead.len() == so_many {
