@@ -1,5 +1,6 @@
 //! Reading: each read model's present table, and waiting for a position.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -306,17 +307,17 @@ impl Views {
         })
     }
 
-    /// Withdrawals below `before` that a feed's consumer was told of and has not acknowledged.
+    /// Withdrawals at these offsets that a feed's consumer was told of and has not acknowledged.
     pub fn unacknowledged(
         &self,
         tenant: &TenantId,
         feed: &str,
         partition: Partition,
-        before: Offset,
+        offsets: Range<Offset>,
         limit: usize,
     ) -> Result<Vec<HandedOver>, StoreError> {
         self.with(handovers::NAME, |v| {
-            handovers::unacknowledged(v, tenant, feed, partition, before, limit)
+            handovers::unacknowledged(v, tenant, feed, partition, offsets.clone(), limit)
         })
     }
 

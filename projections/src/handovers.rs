@@ -1,5 +1,7 @@
 //! `handovers`: when the consumer of each feed was told of each withdrawal, and when it acknowledged.
 
+use std::ops::Range;
+
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::feed::{FeedEvent, HandedOver};
@@ -110,13 +112,13 @@ pub fn get(
     Ok(view.get(&row)?.unwrap_or_default())
 }
 
-/// Withdrawals below `before` that the consumer was told of and has not acknowledged, in order.
+/// Withdrawals at these offsets that the consumer was told of and has not acknowledged, in order.
 pub fn unacknowledged(
     view: View<'_>,
     tenant: &TenantId,
     feed: &str,
     partition: Partition,
-    before: Offset,
+    offsets: Range<Offset>,
     limit: usize,
 ) -> Result<Vec<HandedOver>, StoreError> {
     let place = Place {
@@ -125,11 +127,12 @@ pub fn unacknowledged(
         partition,
     };
     let prefix = place.prefix(KeyKind::Unacknowledged).done();
-    let rows = view.page::<()>(&prefix, &prefix, limit)?;
+    let from = place.prefix(KeyKind::Unacknowledged).u64(offsets.start).done();
+    let rows = view.page::<()>(&prefix, &from, limit)?;
     let open = rows
         .iter()
         .filter_map(|(key, ())| handed_over(key.get(prefix.len()..)?));
-    Ok(open.take_while(|w| w.offset < before).collect())
+    Ok(open.take_while(|w| w.offset < offsets.end).collect())
 }
 
 fn handed_over(rest: &[u8]) -> Option<HandedOver> {

@@ -295,7 +295,7 @@ pub fn unacknowledged(node: &Node, feed: &str) -> Result<Count, StoreError> {
         let tenant = &node.config.tenant;
         let open = node
             .views
-            .unacknowledged(tenant, feed, partition, Offset::MAX, left)?;
+            .unacknowledged(tenant, feed, partition, 0..Offset::MAX, left)?;
         found += open.len();
     }
     Ok(Count::of(found))

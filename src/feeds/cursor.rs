@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use super::keys::{FeedKeys, Scope};
 
 /// The form of the bytes; another one gets another number.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 const TAG: usize = 16;
 /// Longest text that is looked at: some 1,000 partitions.
 const MAX_TEXT: usize = 32 * 1024;
@@ -36,6 +36,8 @@ pub struct Lane {
     pub activity: Offset,
     /// Next offset of the identity stream from which withdrawals have not been told.
     pub withdrawals: Offset,
+    /// Offset of the identity stream from which on its consumer was told of withdrawals: where it began.
+    pub since: Offset,
 }
 
 /// How far a snapshot is: who registered at which offset stands for the order of users.
@@ -107,6 +109,7 @@ mod tests {
             identity: u64::from(n) * 1000,
             activity: 7,
             withdrawals: u64::from(n) * 1001,
+            since: u64::from(n) * 1000,
         };
         Cursor {
             version: 3,
@@ -151,6 +154,7 @@ mod tests {
                 identity: 90,
                 activity: 50,
                 withdrawals: 90,
+                since: 0,
             }],
         };
         let before = Some(Lane {
@@ -158,6 +162,7 @@ mod tests {
             identity: 30,
             activity: 20,
             withdrawals: 40,
+            since: 0,
         });
         let everyone = Some(Snapshot { next: 0, end: 90 });
         let lane = |snapshot, identity, withdrawals| Lane {
@@ -165,6 +170,7 @@ mod tests {
             identity,
             activity: 50,
             withdrawals,
+            since: 0,
         };
         let cases = [
             (None, None, lane(None, 90, 90)),

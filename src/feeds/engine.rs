@@ -71,6 +71,7 @@ impl Engine<'_> {
         let lane = |end: End| match start {
             Start::Beginning => Lane {
                 withdrawals: end.identity,
+                since: end.identity,
                 ..Lane::default()
             },
             Start::Snapshot | Start::Now => {
@@ -83,6 +84,7 @@ impl Engine<'_> {
                     identity: end.identity,
                     activity: end.activity,
                     withdrawals: end.identity,
+                    since: end.identity,
                 }
             }
         };

@@ -35,7 +35,7 @@ pub fn news(
     Ok(told)
 }
 
-/// What a consumer acknowledges by going on from a cursor.
+/// What a consumer acknowledges by going on from a cursor: what was told since it began, and not what others were told.
 pub fn acknowledged(
     views: &Views,
     tenant: &TenantId,
@@ -44,7 +44,8 @@ pub fn acknowledged(
 ) -> Result<Told, StoreError> {
     let mut told = Told::new();
     for (partition, lane) in (0..).map(Partition).zip(&cursor.lanes) {
-        let open = views.unacknowledged(tenant, feed, partition, lane.withdrawals, MAX_HANDED_OVER)?;
+        let told_of = lane.since..lane.withdrawals;
+        let open = views.unacknowledged(tenant, feed, partition, told_of, MAX_HANDED_OVER)?;
         if !open.is_empty() {
             told.insert(partition, open);
         }

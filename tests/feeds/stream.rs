@@ -8,13 +8,13 @@ use super::consumer::*;
 use crate::support::server::Server;
 
 /// Reads server-sent events (WHATWG HTML, 9.2) and feeds a consumer.
-struct Listener {
+pub struct Listener {
     response: reqwest::Response,
     text: String,
 }
 
 impl Listener {
-    async fn open(server: &Server, consumer: &Consumer) -> Self {
+    pub async fn open(server: &Server, consumer: &Consumer) -> Self {
         let path = format!("/v1/feeds/{}/events", consumer.feed);
         let mut call = server
             .get(&path)
@@ -33,7 +33,7 @@ impl Listener {
     }
 
     /// Takes what comes until the consumer is content.
-    async fn until(&mut self, consumer: &mut Consumer, content: impl Fn(&Consumer) -> bool) {
+    pub async fn until(&mut self, consumer: &mut Consumer, content: impl Fn(&Consumer) -> bool) {
         let waited = tokio::time::timeout(Duration::from_secs(20), async {
             while !content(consumer) {
                 let chunk = self.response.chunk().await.unwrap().expect("the stream goes on");

@@ -1,8 +1,11 @@
 //! The auditor's report: who withdrew, when the consumer was told, when it acknowledged.
 
+use gatelog_events::ids::{Partition, Stream};
+use gatelog_projections::handovers;
 use serde_json::{Value, json};
 
 use super::consumer::*;
+use super::stream::Listener;
 use crate::support::server::Server;
 
 async fn report(server: &Server, limit: usize) -> Vec<Value> {
@@ -119,5 +122,121 @@ async fn the_next_page_acknowledges_the_one_before() {
     expect(&server, 1, 0).await;
     consumer.catch_up(&server, "", &at).await;
     expect(&server, 1, 1).await;
+    server.stop().await;
+}
+
+/// Waits until the report has all that is in the log by now.
+async fn settled(server: &Server) {
+    let node = &server.started.node;
+    for partition in (0..node.log.partitions()).map(Partition) {
+        let end = node.log.end(Stream::Activity, partition).await.unwrap();
+        let folded = || node.views.next(handovers::NAME, Stream::Activity, partition);
+        while folded().unwrap_or(0) < end {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A feed whose consumer was told that two have withdrawn, and has not gone on from there; and its cursor before it was.
+/// Of the others the last one is given.
+async fn told_and_not_acknowledged(server: &Server) -> (Consumer, Consumer, String) {
+    define_marketing(server).await;
+    let (mut people, mut seen) = (Vec::new(), Vec::new());
+    for i in 0..6 {
+        let (id, at) = register(server, &format!("p{i}"), true).await;
+        people.push(id);
+        seen.push(at);
+    }
+    let mut consumer = Consumer::of(server, "marketing").await;
+    consumer.sees(server, &seen).await;
+    consumer.catch_up(server, "", &seen[0]).await;
+    let before = Consumer {
+        key: consumer.key.clone(),
+        feed: consumer.feed.clone(),
+        cursor: consumer.cursor.clone(),
+        ..Consumer::default()
+    };
+    let mut seen = Vec::new();
+    for id in &people[..2] {
+        seen.push(consent(server, id, "newsletter", false).await);
+    }
+    consumer.sees(server, &seen).await;
+    consumer.page(server, "", &seen[0]).await;
+    expect(server, 2, 0).await;
+    (consumer, before, people.remove(5))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_anew_acknowledges_nothing_that_was_told_before() {
+    let server = Server::start().await;
+    let (mut consumer, mut before, _) = told_and_not_acknowledged(&server).await;
+    let definition = json!({"purpose": "newsletter", "fields": ["email"], "events": []});
+    let at = define(&server, "marketing", &definition).await;
+    let anew = [
+        "",
+        "from=snapshot",
+        "from=beginning",
+        "from=now",
+        "version=1",
+        "version=2",
+    ];
+    for query in anew {
+        // The same consumer, which has lost its cursor, and another one.
+        let mut same = Consumer {
+            key: consumer.key.clone(),
+            feed: consumer.feed.clone(),
+            ..Consumer::default()
+        };
+        same.page(&server, query, &at).await;
+        let mut other = Consumer::of(&server, "marketing").await;
+        other.page(&server, query, &at).await;
+        settled(&server).await;
+        assert_eq!(expect(&server, 2, 0).await.len(), 2, "{query}");
+    }
+    let mut other = Consumer::of(&server, "marketing").await;
+    let mut listener = Listener::open(&server, &other).await;
+    listener.until(&mut other, |c| c.subjects.len() == 4).await;
+    drop(listener);
+    // To another version, from where nothing of it was told yet.
+    before.page(&server, "version=2", &at).await;
+    let told = before
+        .kinds()
+        .iter()
+        .filter(|k| **k == "subject.withdrawn")
+        .count();
+    assert_eq!(told, 2, "{:?}", before.kinds());
+    settled(&server).await;
+    expect(&server, 2, 0).await;
+    // Who was told and goes on acknowledges.
+    consumer.page(&server, "version=2", &at).await;
+    settled(&server).await;
+    expect(&server, 2, 2).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_began_anew_acknowledges_by_going_on_what_came_since_and_nothing_before() {
+    let server = Server::start().await;
+    let (mut consumer, _, joe) = told_and_not_acknowledged(&server).await;
+    let mut other = Consumer::of(&server, "marketing").await;
+    let at = rename(&server, &joe, "joe").await;
+    // Page after page of everyone's state.
+    let mut pages = 1;
+    while other.page(&server, "limit=1", &at).await {
+        pages += 1;
+    }
+    assert!(pages > 2, "{pages}");
+    settled(&server).await;
+    expect(&server, 2, 0).await;
+    let at = consent(&server, &joe, "newsletter", false).await;
+    other.catch_up(&server, "", &at).await;
+    expect(&server, 3, 0).await;
+    other.page(&server, "", &at).await;
+    settled(&server).await;
+    expect(&server, 3, 1).await;
+    // Who was told of the others goes on.
+    consumer.page(&server, "", &at).await;
+    settled(&server).await;
+    expect(&server, 3, 3).await;
     server.stop().await;
 }

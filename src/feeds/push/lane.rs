@@ -242,6 +242,8 @@ pub(in crate::feeds) fn place(progress: &Progress) -> Place {
         identity: progress.identity,
         activity: progress.activity,
         withdrawals: progress.withdrawals,
+        // What it was told of it says itself.
+        since: 0,
     }
 }
 
