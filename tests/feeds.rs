@@ -11,6 +11,7 @@ mod feeds {
     mod delivery;
     mod page;
     mod preferences;
+    mod replay;
     mod status;
     mod stream;
     mod unsubscribe;
