@@ -12,6 +12,7 @@ mod feeds {
     mod page;
     mod preferences;
     mod replay;
+    mod retention;
     mod status;
     mod stream;
     mod unsubscribe;

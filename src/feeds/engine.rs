@@ -171,15 +171,15 @@ impl Engine<'_> {
             let identity = at(Stream::Identity, lane.identity, end.identity)?;
             let activity = at(Stream::Activity, lane.activity, end.activity)?;
             if (identity, activity) != (lane.identity, lane.activity) {
-                (lane.identity, lane.activity) = (identity, activity);
-                // A snapshot that tells everyone up to there goes on: begun anew each time, it might never end.
-                let covered = lane.snapshot.is_some_and(|s| s.end >= identity);
-                if !covered {
-                    lane.snapshot = Some(Snapshot {
-                        next: 0,
-                        end: end.identity,
-                    });
-                }
+                // One that is under way goes on, and no more is passed over than it tells of: begun anew each time, it might
+                // never end.
+                let under_way = lane.snapshot.filter(|s| s.next > 0);
+                let snapshot = under_way.unwrap_or(Snapshot {
+                    next: 0,
+                    end: end.identity,
+                });
+                lane.snapshot = Some(snapshot);
+                (lane.identity, lane.activity) = (identity.min(snapshot.end), activity);
             }
         }
         Ok(cursor)
