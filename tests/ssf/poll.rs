@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use gatelog_events::clock;
+use gatelog_events::ids::{Partition, Position, Stream};
 use serde_json::{Value, json};
 
 use super::parties::*;
@@ -291,4 +292,46 @@ async fn a_node_restarts_between_a_poll_and_its_acknowledgement() {
         "{said}"
     );
     assert!(node.stop().success());
+}
+
+/// Below the node's own limit, which ends a request without an answer: also where the receiver waits for a position first,
+/// and something happens all the time that is not for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_with_nothing_to_tell_is_answered_in_time() {
+    let server = Server::start_with(|config| config.partitions = 1).await;
+    let party = Party::of(&server, json!({"method": POLL}), &["risc/account-purged"]).await;
+    let (ada, _) = person(&server, "ada").await;
+    let (stream, partition) = (Stream::Identity, Partition(0));
+    let end = server.started.node.log.end(stream, partition).await.unwrap();
+    // It comes after some seconds, so that as much more of waiting would be too much.
+    let awaited = Position {
+        stream,
+        partition,
+        offset: end + 20,
+    };
+    let happening = async {
+        loop {
+            for status in ["disabled", "active"] {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                set_account(&server, &ada, status).await;
+            }
+        }
+    };
+    let path = format!("/ssf/poll/{}", party.id());
+    let begun = clock::monotonic();
+    let poll = server.post(&path).auth(&party.key).json(&json!({}));
+    let poll = poll.with("gatelog-min-position", &awaited.to_string());
+    let answer = tokio::select! {
+        answer = poll.send() => answer.expect(200),
+        () = happening => unreachable!(),
+    };
+    assert_eq!(answer.body, json!({"sets": {}, "moreAvailable": false}));
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_secs(20),
+        "{took:?}: it waits for something to tell"
+    );
+    let folded = server.started.node.views.next("signals", stream, partition);
+    assert!(folded.unwrap() > awaited.offset);
+    server.stop().await;
 }
