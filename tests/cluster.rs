@@ -5,6 +5,7 @@
 mod cluster {
     mod cuts;
     mod feeds;
+    mod signals;
     mod wire;
 }
 mod support;
@@ -12,6 +13,10 @@ mod support;
 #[allow(dead_code)]
 #[path = "../events/tests/log_kafka/broker.rs"]
 mod broker;
+
+#[allow(dead_code)]
+#[path = "ssf/parties.rs"]
+mod parties;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
