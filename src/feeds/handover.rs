@@ -35,7 +35,8 @@ pub fn news(
     Ok(told)
 }
 
-/// What a consumer acknowledges by going on from a cursor: what was told since it began, and not what others were told.
+/// What a consumer acknowledges by going on from a cursor: what was told since it began, and not what others were told
+/// before. Whoever begins acknowledges nothing.
 pub fn acknowledged(
     views: &Views,
     tenant: &TenantId,

@@ -121,13 +121,9 @@ pub async fn follow(
     let wait = number(query.wait.as_ref(), "wait", 0..=MAX_WAIT, 0)?;
     caller.follows(&feed)?;
     min.reached(&app, &[changes::NAME, users::NAME]).await?;
-    let goes_on = resumed.is_some() || query.after.is_some();
     let mut follower = Follower::open(app, caller, feed, &query, resumed)?;
     follower.limit = usize::try_from(limit).unwrap_or(DEFAULT_LIMIT);
-    // Who begins anew says nothing of what was told before.
-    if goes_on {
-        follower.acknowledge().await?;
-    }
+    follower.acknowledge().await?;
     if streaming {
         return Ok(follower.stream());
     }
