@@ -115,6 +115,39 @@ async fn what_a_vendor_refuses_again_is_on_the_list_again_and_is_not_sent_for_ev
     server.stop().await;
 }
 
+/// A state is named by a version. Whoever has a new one at each attempt is tried no longer than others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_somebody_who_changes_all_the_time_is_given_up_too() {
+    let (server, pushing) = start(LIFETIME).await;
+    define_marketing(&server).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(consumer.subjects.keys().next().unwrap(), 500);
+    let (bob, at) = register(&server, "bob", true).await;
+    consumer.sees(&server, &[at]).await;
+    set(&server, &receiver).await;
+    let changing = async {
+        for n in 0u64.. {
+            consent(&server, &ada, "product_updates", n % 2 == 0).await;
+            // What the receiver takes of others shows that it is there, so that it is not spared.
+            rename(&server, &bob, &format!("name{n}")).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let dead = tokio::select! {
+        dead = until_dead(&server, 1) => dead,
+        () = changing => unreachable!(),
+    };
+    assert_eq!(
+        (&dead[0]["user_id"], &dead[0]["status"]),
+        (&json!(ada), &json!(500))
+    );
+    pushing.abort();
+    server.stop().await;
+}
+
 /// The lines of the report on withdrawals that are about somebody.
 async fn withdrawals_of(server: &Server, user: &str) -> Vec<Value> {
     let path = "/v1/feeds/marketing/withdrawals";

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::HandedOver;
 use gatelog_events::domain::tenant;
@@ -21,7 +20,6 @@ use gatelog_events::ids::{Offset, Partition};
 use gatelog_projections::changes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use self::flights::Landed;
 use self::saying::Said;
@@ -68,8 +66,6 @@ pub(super) struct Lane {
     /// Whether the log is being told of withdrawals, and of how far the lane has come.
     telling: bool,
     progressing: bool,
-    /// When the first attempt at each record was made whose receiver failed.
-    first_attempts: std::collections::HashMap<Uuid, Timestamp>,
     gone: bool,
     stop: CancellationToken,
 }
@@ -106,7 +102,6 @@ impl Lane {
             told: Vec::new(),
             telling: false,
             progressing: false,
-            first_attempts: std::collections::HashMap::new(),
             gone: false,
             stop,
         }

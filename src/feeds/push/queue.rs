@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+use gatelog_events::clock::Timestamp;
 use gatelog_events::ids::UserId;
 use uuid::Uuid;
 
@@ -15,6 +16,8 @@ use crate::feeds::engine::Item;
 pub(in crate::feeds) struct Job {
     pub item: Item,
     pub attempts: u32,
+    /// When the first attempt was made that its receiver failed, whatever the job said then.
+    pub first: Option<Timestamp>,
     /// The batch with which it came; none for a dead letter that is sent again.
     batch: Option<u64>,
     /// The record of the dead letter.
@@ -117,6 +120,7 @@ impl Queue {
         let job = Job {
             item,
             attempts: 0,
+            first: None,
             batch,
             redriven,
             wake: None,
@@ -228,6 +232,14 @@ impl Queue {
             }
         }
         self.line_up(user);
+    }
+
+    /// The same, as its receiver failed at it.
+    pub fn failed(&mut self, user: UserId, first: Timestamp, wake: Instant) {
+        if let Some(job) = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut()) {
+            job.first = Some(first);
+        }
+        self.again(user, wake);
     }
 
     fn line_up(&mut self, user: UserId) {

@@ -44,8 +44,7 @@ impl Lane {
             status,
             reason,
         };
-        let what = What::DeadLettered { user, record };
-        self.say(what, vec![Command::DeadLettered(letter)]);
+        self.say(What::DeadLettered(user), vec![Command::DeadLettered(letter)]);
     }
 
     pub(super) fn take_redriven(&mut self) {

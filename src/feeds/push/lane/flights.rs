@@ -139,9 +139,6 @@ impl Lane {
                 self.delivered = true;
                 self.told.extend(job.item.handed_over().map(|(_, handed)| handed));
                 self.finish(&job, user);
-                if let Some(record) = record {
-                    self.first_attempts.remove(&record);
-                }
             }
             Ok(Some(Outcome::Gone)) => {
                 self.queue.again(user, clock::monotonic() + SAY);
@@ -158,13 +155,16 @@ impl Lane {
             })) => {
                 let record = record.unwrap_or_default();
                 let attempts = Attempts {
-                    first: *self.first_attempts.entry(record).or_insert(began),
+                    first: job.first.unwrap_or(began),
                     made: job.attempts + 1,
                 };
                 let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
                 match attempts.next(now, retry_after, pause::random(), lifetime) {
-                    Next::At(at) => self.queue.again(user, clock::monotonic() + at.since(now)),
+                    Next::At(at) => {
+                        let wake = clock::monotonic() + at.since(now);
+                        self.queue.failed(user, attempts.first, wake);
+                    }
                     Next::GiveUp => self.bury(&job, record, attempts.made, status, reason),
                 }
             }

@@ -5,7 +5,6 @@ use futures::future::BoxFuture;
 use gatelog_events::clock;
 use gatelog_events::domain::feed::{Command, HandedOver, Handover};
 use gatelog_events::ids::UserId;
-use uuid::Uuid;
 
 use super::{Lane, SAY, far, progress};
 use crate::feeds::cursor::Lane as Place;
@@ -28,7 +27,7 @@ pub(super) enum What {
     /// That a dead letter of this subject was taken.
     Redelivered(UserId),
     /// That a record of this subject was given up.
-    DeadLettered { user: UserId, record: Uuid },
+    DeadLettered(UserId),
 }
 
 impl Lane {
@@ -71,14 +70,13 @@ impl Lane {
                 }
                 self.queue.done(user);
             }
-            (What::DeadLettered { user, record }, Ok(())) => {
+            (What::DeadLettered(user), Ok(())) => {
                 self.delivered = true;
                 self.endpoint.meter.count(Seen::DeadLettered, 1);
-                self.first_attempts.remove(&record);
                 self.queue.done(user);
             }
             // It is tried again: nothing is lost in silence.
-            (What::DeadLettered { user, .. }, Err(e)) => {
+            (What::DeadLettered(user), Err(e)) => {
                 self.complain("a dead letter cannot be written", &e);
                 self.queue.again(user, clock::monotonic() + SAY);
             }

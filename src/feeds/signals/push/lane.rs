@@ -1,6 +1,6 @@
 //! One partition of one stream that is pushed: in order per user, and as many at once as the receiver takes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,6 @@ pub(super) struct Lane {
     folded: [Offset; 2],
     queue: Queue,
     flights: JoinSet<Landed>,
-    /// When the first attempt at each SET was made whose receiver failed.
-    first_attempts: HashMap<Uuid, Timestamp>,
     stop: CancellationToken,
 }
 
@@ -103,7 +101,6 @@ impl Lane {
             folded: [0; 2],
             queue: Queue::default(),
             flights: JoinSet::new(),
-            first_attempts: HashMap::new(),
             stop,
         }
     }
@@ -276,7 +273,7 @@ impl Lane {
             }
             // Nothing of it may be told any more.
             Ok(None) => self.queue.done(user),
-            Ok(Some(Outcome::Taken)) => self.finish(&job, jti),
+            Ok(Some(Outcome::Taken)) => self.finish(&job),
             Ok(Some(Outcome::Rejected(code))) => {
                 let reason = format!("the receiver rejected it: {code}");
                 self.bury(&job, jti, Some(400), reason).await;
@@ -287,13 +284,16 @@ impl Lane {
                 retry_after,
             })) => {
                 let attempts = Attempts {
-                    first: *self.first_attempts.entry(jti).or_insert(began),
+                    first: job.first.unwrap_or(began),
                     made: job.attempts + 1,
                 };
                 let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
                 match attempts.next(now, retry_after, pause::random(), lifetime) {
-                    Next::At(at) => self.queue.again(user, clock::monotonic() + at.since(now)),
+                    Next::At(at) => {
+                        let wake = clock::monotonic() + at.since(now);
+                        self.queue.failed(user, attempts.first, wake);
+                    }
                     Next::GiveUp => self.bury(&job, jti, status, reason).await,
                 }
             }
@@ -315,7 +315,7 @@ impl Lane {
             ..letter
         };
         match self.submit(Command::DeadLettered(letter)).await {
-            Ok(()) => self.finish(job, jti),
+            Ok(()) => self.finish(job),
             Err(e) => {
                 self.complain("a dead letter cannot be written", &e);
                 self.queue.again(user, clock::monotonic() + SAY);
@@ -324,9 +324,8 @@ impl Lane {
     }
 
     /// The receiver has it, or never will.
-    fn finish(&mut self, job: &Job, jti: Uuid) {
+    fn finish(&mut self, job: &Job) {
         self.done.extend(place(&job.item));
-        self.first_attempts.remove(&jti);
         self.queue.done(job.item.user());
     }
 
