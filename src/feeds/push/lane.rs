@@ -19,6 +19,7 @@ use gatelog_events::domain::webhook::{self, PauseReason, Progress, Webhook, Webh
 use gatelog_events::ids::{Offset, Partition};
 use gatelog_projections::changes;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::flights::Landed;
@@ -63,9 +64,9 @@ pub(super) struct Lane {
     /// What the log is being told.
     saying: FuturesUnordered<BoxFuture<'static, Said>>,
     told: Vec<HandedOver>,
-    /// Whether the log is being told of withdrawals, and of how far the lane has come.
-    telling: bool,
-    progressing: bool,
+    /// Whether the log is being told of withdrawals or of how far the lane has come, and whether the latter is due.
+    reporting: bool,
+    due: bool,
     gone: bool,
     stop: CancellationToken,
 }
@@ -100,8 +101,8 @@ impl Lane {
             flights: FuturesUnordered::new(),
             saying: FuturesUnordered::new(),
             told: Vec::new(),
-            telling: false,
-            progressing: false,
+            reporting: false,
+            due: false,
             gone: false,
             stop,
         }
@@ -115,6 +116,8 @@ impl Lane {
         self.note("a lane begins");
         let mut say = tokio::time::interval(SAY);
         let mut tell = tokio::time::interval(TELL);
+        // While there was nothing to tell it was not waited for.
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut back = returned(self.endpoint.back());
@@ -152,12 +155,13 @@ impl Lane {
                     moved = self.node.views.moved(changes::NAME);
                     self.look();
                 }
-                _ = tell.tick(), if !self.told.is_empty() => self.say_told(),
+                _ = tell.tick(), if !self.told.is_empty() && !self.reporting => self.report(),
                 _ = say.tick() => {
                     // A read model that was built anew may have taken the place of the one that was listened to.
                     moved = self.node.views.moved(changes::NAME);
                     self.look();
-                    self.say_progress();
+                    self.due = true;
+                    self.report();
                     self.take_redriven();
                 }
             }
@@ -180,9 +184,8 @@ impl Lane {
             self.land(landed);
         }
         self.hear_out().await;
-        self.say_told();
-        self.hear_out().await;
-        self.say_progress();
+        self.due = true;
+        self.report();
         self.hear_out().await;
     }
 

@@ -20,10 +20,8 @@ pub(super) struct Said {
 
 /// What there was to say.
 pub(super) enum What {
-    /// Which withdrawals the receiver was told.
-    Told(Vec<HandedOver>),
-    /// How far the lane has come.
-    Progress(Place),
+    /// Which withdrawals the receiver was told, and after them how far the lane has come.
+    Report(Vec<HandedOver>, Option<Place>),
     /// That a dead letter of this subject was taken.
     Redelivered(UserId),
     /// That a record of this subject was given up.
@@ -51,18 +49,18 @@ impl Lane {
     pub(super) fn was_said(&mut self, said: Said) {
         let Said { what, result } = said;
         match (what, result) {
-            (What::Told(_), Ok(())) => self.telling = false,
-            (What::Told(told), Err(e)) => {
-                self.telling = false;
+            (What::Report(_, at), Ok(())) => {
+                self.reporting = false;
+                self.said = at.unwrap_or(self.said);
+                if self.due {
+                    self.report();
+                }
+            }
+            (What::Report(told, at), Err(e)) => {
+                self.reporting = false;
                 self.told.extend(told);
-                self.complain("it cannot be said which withdrawals were told", &e);
-            }
-            (What::Progress(place), Ok(())) => {
-                (self.said, self.progressing) = (place, false);
-            }
-            (What::Progress(_), Err(e)) => {
-                (self.delivered, self.progressing) = (true, false);
-                self.complain("it cannot be said how far it has come", &e);
+                self.delivered |= at.is_some();
+                self.complain("it cannot be said what was told and how far the lane is", &e);
             }
             (What::Redelivered(user), said) => {
                 if let Err(e) = said {
@@ -84,35 +82,38 @@ impl Lane {
         self.pass();
     }
 
-    /// A receiver that answers 2xx was told and has acknowledged.
-    pub(super) fn say_told(&mut self) {
-        if self.told.is_empty() || self.telling {
+    /// Says what the receiver was told, and how far the lane has come where that is due: only after the withdrawals on the
+    /// way there. A receiver that answers 2xx was told and has acknowledged.
+    pub(super) fn report(&mut self) {
+        if self.reporting {
             return;
         }
-        self.telling = true;
+        let mut commands = Vec::new();
+        let feed = &self.endpoint.feed;
         let told = std::mem::take(&mut self.told);
-        let handover = Handover {
-            feed: self.endpoint.feed.clone(),
-            withdrawals: told.clone(),
-        };
-        let commands = vec![
-            Command::WithdrawalsDelivered(handover.clone()),
-            Command::WithdrawalsAcknowledged(handover),
-        ];
-        self.say(What::Told(told), commands);
+        if !told.is_empty() {
+            let handover = Handover {
+                feed: feed.clone(),
+                withdrawals: told.clone(),
+            };
+            commands.push(Command::WithdrawalsDelivered(handover.clone()));
+            commands.push(Command::WithdrawalsAcknowledged(handover));
+        }
+        let at = (std::mem::take(&mut self.due) && self.is_news()).then_some(self.passed);
+        if let Some(at) = at {
+            self.delivered = false;
+            let progress = progress(feed, &self.endpoint.name, self.webhook.generation, at);
+            commands.push(Command::Progressed(progress));
+        }
+        if !commands.is_empty() {
+            self.reporting = true;
+            self.say(What::Report(told, at), commands);
+        }
     }
 
-    /// Only after the withdrawals that were told on the way.
-    pub(super) fn say_progress(&mut self) {
+    /// Whether it is worth saying how far the lane has come.
+    fn is_news(&self) -> bool {
         let (now, said) = (self.passed, self.said);
-        let first = now.snapshot != said.snapshot;
-        let worth = now != said && (self.delivered || far(said, now) || first);
-        if !worth || self.progressing || self.telling || !self.told.is_empty() {
-            return;
-        }
-        (self.progressing, self.delivered) = (true, false);
-        let generation = self.webhook.generation;
-        let progress = progress(&self.endpoint.feed, &self.endpoint.name, generation, now);
-        self.say(What::Progress(now), vec![Command::Progressed(progress)]);
+        now != said && (self.delivered || far(said, now) || now.snapshot != said.snapshot)
     }
 }
