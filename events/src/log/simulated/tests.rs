@@ -303,7 +303,7 @@ fn run(seed: u64, reads_gaps: bool) -> (Option<String>, usize) {
 fn no_acknowledged_commit_is_void_and_no_identifier_has_two_winners() {
     let mut answered = 0;
     // A seed that fails is named, and is the same course wherever it is run.
-    let seeds = std::env::var("GATELOG_SIMULATED_SEEDS").map_or(2000, |n| n.parse().unwrap());
+    let seeds = std::env::var("GATELOG_SIMULATED_SEEDS").map_or(10_000, |n| n.parse().unwrap());
     for seed in 0..seeds {
         let (violation, n) = run(seed, true);
         assert_eq!(violation, None);
