@@ -151,17 +151,7 @@ pub fn measure(
     };
     let mut room = LOOKED_AT;
     for partition in partitions {
-        let engine = Engine {
-            views: &node.views,
-            keys: &node.feed_keys,
-            links: &node.links,
-            issuer: node.config.issuer.as_str(),
-            tenant: &node.config.tenant,
-            settings,
-            feed,
-            definition: &version.definition,
-            first: partition,
-        };
+        let engine = Engine::of(node, settings, feed, &version.definition, partition);
         backlog.partitions += 1;
         let known = where_it_is(node, feed, consumer, seen, partition)?;
         backlog.begun += usize::from(known.is_some());

@@ -5,6 +5,7 @@
 //! makes no record; one of somebody who may be seen makes a record with the granted fields as they are now.
 
 mod batch;
+mod node;
 
 use std::time::Duration;
 

@@ -169,17 +169,7 @@ impl TopicLane {
         let Some(version) = feed.and_then(|f| f.version(self.topic.version)) else {
             return Ok(None);
         };
-        let engine = Engine {
-            views: &node.views,
-            keys: &node.feed_keys,
-            links: &node.links,
-            issuer: node.config.issuer.as_str(),
-            tenant: &node.config.tenant,
-            settings: &settings,
-            feed: &self.feed,
-            definition: &version.definition,
-            first: self.partition,
-        };
+        let engine = Engine::of(node, &settings, &self.feed, &version.definition, self.partition);
         // It reads many rows: those who log in meanwhile shall not wait for the thread.
         tokio::task::block_in_place(|| f(engine, &settings)).map(Some)
     }

@@ -279,17 +279,13 @@ impl Follower {
     }
 
     fn engine<'a>(&'a self, settings: &'a Settings, version: &'a Version) -> Engine<'a> {
-        Engine {
-            views: &self.app.node.views,
-            keys: &self.app.node.feed_keys,
-            links: &self.app.node.links,
-            issuer: self.app.node.config.issuer.as_str(),
-            tenant: self.app.tenant(),
+        Engine::of(
+            &self.app.node,
             settings,
-            feed: &self.feed,
-            definition: &version.definition,
-            first: Partition(0),
-        }
+            &self.feed,
+            &version.definition,
+            Partition(0),
+        )
     }
 
     fn envelope(&self) -> Envelope {

@@ -38,17 +38,13 @@ impl Lane {
         let Some(definition) = live(&settings, &self.endpoint, self.webhook.version) else {
             return Ok(None);
         };
-        let engine = Engine {
-            views: &self.node.views,
-            keys: &self.node.feed_keys,
-            links: &self.node.links,
-            issuer: self.node.config.issuer.as_str(),
-            tenant: &self.node.config.tenant,
-            settings: &settings,
-            feed: &self.endpoint.feed,
+        let engine = Engine::of(
+            &self.node,
+            &settings,
+            &self.endpoint.feed,
             definition,
-            first: self.partition,
-        };
+            self.partition,
+        );
         // It reads many rows: those who log in meanwhile shall not wait for the thread.
         tokio::task::block_in_place(|| f(engine)).map(Some)
     }
