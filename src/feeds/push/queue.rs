@@ -2,14 +2,16 @@
 //! further than a bounded window.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use gatelog_events::clock::Timestamp;
+use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::ids::UserId;
 use uuid::Uuid;
 
+use super::pause;
 use crate::feeds::cursor::Lane as Place;
 use crate::feeds::engine::Item;
+use crate::feeds::webhook::schedule::{Attempts, Next};
 
 /// One thing to be told.
 #[derive(Debug, Clone)]
@@ -234,12 +236,29 @@ impl Queue {
         self.line_up(user);
     }
 
-    /// The same, as its receiver failed at it.
-    pub fn failed(&mut self, user: UserId, first: Timestamp, wake: Instant) {
+    /// The subject's job that flew since `began` failed at its receiver. Whether it is to fly again, as the schedule says; if
+    /// not, it is still on its way, for whoever gives it up.
+    pub fn failed(
+        &mut self,
+        job: &Job,
+        began: Timestamp,
+        retry_after: Option<Duration>,
+        lifetime: Duration,
+    ) -> bool {
+        let attempts = Attempts {
+            first: job.first.unwrap_or(began),
+            made: job.attempts + 1,
+        };
+        let now = clock::now();
+        let Next::At(at) = attempts.next(now, retry_after, pause::random(), lifetime) else {
+            return false;
+        };
+        let user = job.item.user();
         if let Some(job) = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut()) {
-            job.first = Some(first);
+            job.first = Some(attempts.first);
         }
-        self.again(user, wake);
+        self.again(user, clock::monotonic() + at.since(now));
+        true
     }
 
     fn line_up(&mut self, user: UserId) {
@@ -262,10 +281,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatelog_events::clock::{self, Timestamp};
     use gatelog_events::ids::{EventId, Partition};
     use gatelog_projections::changes::{Cause, Withdrawal};
-    use std::time::Duration;
 
     fn user(n: u128) -> UserId {
         UserId(Uuid::from_u128(n))

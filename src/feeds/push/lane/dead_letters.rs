@@ -24,14 +24,7 @@ impl Lane {
     }
 
     /// Gives up, and says so.
-    pub(super) fn bury(
-        &mut self,
-        job: &Job,
-        record: Uuid,
-        attempts: u32,
-        status: Option<u16>,
-        reason: String,
-    ) {
+    pub(super) fn bury(&mut self, job: &Job, record: Uuid, status: Option<u16>, reason: String) {
         let user = job.item.user();
         let letter = DeadLetter {
             feed: self.endpoint.feed.clone(),
@@ -40,7 +33,7 @@ impl Lane {
             record: job.redriven.unwrap_or(record),
             user,
             told: told(&job.item),
-            attempts,
+            attempts: job.attempts + 1,
             status,
             reason,
         };

@@ -14,10 +14,8 @@ use super::{Lane, SAY};
 use crate::feeds::engine::Engine;
 use crate::feeds::observed::Outcome as Seen;
 use crate::feeds::push::endpoint::{Endpoint, Outcome};
-use crate::feeds::push::pause;
 use crate::feeds::push::queue::Job;
 use crate::feeds::record::Record;
-use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
 
 /// Why a record stays where it is.
@@ -146,26 +144,17 @@ impl Lane {
             }
             Ok(Some(Outcome::Rejected { reason })) => {
                 let record = record.unwrap_or_default();
-                self.bury(&job, record, job.attempts + 1, None, reason);
+                self.bury(&job, record, None, reason);
             }
             Ok(Some(Outcome::Failed {
                 status,
                 reason,
                 retry_after,
             })) => {
-                let record = record.unwrap_or_default();
-                let attempts = Attempts {
-                    first: job.first.unwrap_or(began),
-                    made: job.attempts + 1,
-                };
-                let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
-                match attempts.next(now, retry_after, pause::random(), lifetime) {
-                    Next::At(at) => {
-                        let wake = clock::monotonic() + at.since(now);
-                        self.queue.failed(user, attempts.first, wake);
-                    }
-                    Next::GiveUp => self.bury(&job, record, attempts.made, status, reason),
+                if !self.queue.failed(&job, began, retry_after, lifetime) {
+                    let record = record.unwrap_or_default();
+                    self.bury(&job, record, status, reason);
                 }
             }
         }
@@ -193,17 +182,7 @@ fn records(
     let record = |job: &Job| {
         let settings = node.views.settings(&node.config.tenant)?;
         let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
-        let engine = Engine {
-            views: &node.views,
-            keys: &node.feed_keys,
-            links: &node.links,
-            issuer: node.config.issuer.as_str(),
-            tenant: &node.config.tenant,
-            settings: &settings,
-            feed: &endpoint.feed,
-            definition,
-            first: partition,
-        };
+        let engine = Engine::of(node, &settings, &endpoint.feed, definition, partition);
         if job.redriven.is_some() && engine.is_over(&job.item)? {
             return Ok(None);
         }

@@ -25,7 +25,6 @@ use crate::feeds::push::queue::{Job, Queue};
 use crate::feeds::signals::reader::{Pending, Place, Reader, is_far};
 use crate::feeds::signals::types::EventType;
 use crate::feeds::signals::{FEED, is_trusted, say_and_see};
-use crate::feeds::webhook::schedule::{Attempts, Next};
 use crate::node::Node;
 use crate::writer::WriteError;
 
@@ -283,18 +282,9 @@ impl Lane {
                 reason,
                 retry_after,
             })) => {
-                let attempts = Attempts {
-                    first: job.first.unwrap_or(began),
-                    made: job.attempts + 1,
-                };
-                let now = clock::now();
                 let lifetime = self.node.config.webhooks.lifetime;
-                match attempts.next(now, retry_after, pause::random(), lifetime) {
-                    Next::At(at) => {
-                        let wake = clock::monotonic() + at.since(now);
-                        self.queue.failed(user, attempts.first, wake);
-                    }
-                    Next::GiveUp => self.bury(&job, jti, status, reason).await,
+                if !self.queue.failed(&job, began, retry_after, lifetime) {
+                    self.bury(&job, jti, status, reason).await;
                 }
             }
         }
