@@ -74,7 +74,9 @@ async fn waiting(cluster: &Cluster, n: usize) -> u64 {
 async fn until_drained(cluster: &Cluster, n: usize) {
     let begun = clock::monotonic();
     while waiting(cluster, n).await > 0 {
-        assert!(begun.elapsed() < PATIENCE, "node {n} does not drain");
+        if begun.elapsed() >= PATIENCE {
+            panic!("node {n} does not drain: {}", told(cluster).await);
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -125,12 +127,27 @@ async fn until_started(cluster: &Cluster, n: usize, user: &str, sessions: &[&Val
     }
 }
 
+/// How the nodes are and what they said, for who has to find out why a test failed.
+async fn told(cluster: &Cluster) -> String {
+    let mut told = cluster.words();
+    for n in 0..cluster.nodes.len() {
+        told += &format!("\nnode {n} is {}", get(cluster, n, "/readyz").await);
+    }
+    told
+}
+
 async fn register(cluster: &Cluster, n: usize, email: &str) -> String {
     let (status, body, position) = cluster.register(n, email).await;
     assert_eq!(status, 201, "{body}");
     let user = body["user_id"].as_str().unwrap().to_owned();
     for other in 0..cluster.nodes.len() {
-        assert_eq!(cluster.read(other, &user, &position).await.0, 200);
+        let (status, body) = cluster.read(other, &user, &position).await;
+        assert_eq!(
+            status,
+            200,
+            "{body}, read from node {other}: {}",
+            told(cluster).await
+        );
     }
     user
 }
@@ -450,7 +467,12 @@ async fn a_login_of_which_the_broker_says_nothing_is_recorded_once() {
             if sessions[i].iter().all(|t| found.contains(&answered(&t))) {
                 break;
             }
-            assert!(begun.elapsed() < PATIENCE, "{found:?}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{user}: {found:?} without some of {:?}; {}",
+                sessions[i].iter().map(|t| &t["session_id"]).collect::<Vec<_>>(),
+                told(&cluster).await
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -11,6 +11,7 @@
 
 mod broker;
 mod faults;
+mod fenced;
 mod keys;
 mod members;
 mod reading;

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
+use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{damaged, io_error, kind, no_client, passes, text};
 use super::feed::Decode;
@@ -21,6 +22,8 @@ use crate::ids::{Offset, Stream};
 use crate::log::LogError;
 
 const POLL: Duration = Duration::from_millis(100);
+/// How long nothing may come before another consumer is tried.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long nothing may come before reading is given up. The caller can go on from where it stands.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -242,12 +245,24 @@ impl<T> Bulk<T> {
         if found { Ok(()) } else { Err(self.failure(error)) }
     }
 
-    fn check_patience(&self, idle: Duration) -> Result<(), LogError> {
+    /// From time to time nothing comes for it is the consumer that gets nowhere.
+    fn renew(&mut self, idle: Duration) -> Result<(), LogError> {
+        if !idle.as_millis().is_multiple_of(STUCK.as_millis()) {
+            return Ok(());
+        }
+        let new = self.connect()?;
+        if let Some(old) = self.consumer.replace(new) {
+            replaced(&self.source.monitor, "bulk", old);
+        }
+        Ok(())
+    }
+
+    fn check_patience(&mut self, idle: Duration) -> Result<(), LogError> {
         if self.source.closed.load(Relaxed) {
             return Err(LogError::Closed);
         }
         if idle < PATIENCE {
-            return Ok(());
+            return self.renew(idle);
         }
         let place = self
             .rest

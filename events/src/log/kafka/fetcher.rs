@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
+use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{damaged, io_error, kind, no_client, passes, text};
 use super::feed::Sink;
@@ -27,6 +29,10 @@ const EMPTY: usize = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long an extra lane without readers lives on.
 const UNUSED: Duration = Duration::from_secs(30);
+/// A reader that gets nothing for this long, although there is more, will get nothing any more from this consumer.
+const STUCK: Duration = Duration::from_secs(5);
+/// Between two looks for such readers.
+const CHECK: Duration = Duration::from_secs(1);
 /// How long readers of a closed log wait for what is durable but does not come.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
@@ -42,12 +48,24 @@ struct Reader {
     paused: bool,
     /// The log is closed: end when `next` is here.
     last: Option<Offset>,
+    /// Where and since when there is more than it gets.
+    behind: Option<Behind>,
     sink: Box<dyn Sink>,
+}
+
+/// A reader's place, when the brokers had told of more.
+#[derive(Clone, Copy)]
+struct Behind {
+    next: Offset,
+    /// How often the brokers had told by then.
+    told: u64,
+    since: Instant,
 }
 
 /// All that the thread works with.
 pub(super) struct Fetcher {
     consumer: BaseConsumer<Context>,
+    settings: ClientConfig,
     context: Context,
     handle: Arc<LaneHandle>,
     query: Arc<Query>,
@@ -56,6 +74,8 @@ pub(super) struct Fetcher {
     readers: Vec<Option<Reader>>,
     /// Some partition's offset is out of range, and which is not known yet.
     unclear: bool,
+    /// When readers were looked at last.
+    checked: Instant,
     /// Since when a closed log's readers have got nothing.
     closing_since: Option<Instant>,
     request_timeout: Duration,
@@ -74,8 +94,8 @@ impl Fetcher {
         monitor: Arc<Monitor>,
         permanent: bool,
     ) -> Result<Self, LogError> {
-        let mut client = config.consumer("tail");
-        client
+        let mut settings = config.consumer("tail");
+        settings
             .set("enable.partition.eof", "false")
             // A consumer has one fetch under way with each broker; a new reader waits until that returns.
             .set("fetch.wait.max.ms", "50")
@@ -83,15 +103,12 @@ impl Fetcher {
             .set("queued.min.messages", "10000")
             .set("queued.max.messages.kbytes", "16384");
         let context = Context::new(&monitor, "tail");
-        let mut consumer: BaseConsumer<Context> = client
-            .create_with_context(context.clone())
-            .map_err(|e| no_client(config, e))?;
-        let bell = handle.bell.clone();
-        consumer.set_nonempty_callback(move || bell.ring());
+        let consumer = connect(&settings, &context, &handle).map_err(|e| no_client(config, e))?;
         count(&monitor.counts.consumers);
         let readers = (0..topics.slots()).map(|_| None).collect();
         Ok(Self {
             consumer,
+            settings,
             context,
             handle,
             query,
@@ -99,6 +116,7 @@ impl Fetcher {
             monitor,
             readers,
             unclear: false,
+            checked: clock::monotonic(),
             closing_since: None,
             request_timeout: config.request_timeout,
             permanent,
@@ -113,6 +131,9 @@ impl Fetcher {
             }
             if self.unclear {
                 self.diagnose();
+            }
+            if self.is_stuck(clock::monotonic()) {
+                self.renew();
             }
             if self.handle.is_closing() && self.wind_up() {
                 break;
@@ -157,6 +178,7 @@ impl Fetcher {
             anchored: false,
             paused: false,
             last: None,
+            behind: None,
             sink,
         });
         self.assign(slot, next);
@@ -365,6 +387,53 @@ impl Fetcher {
         }
     }
 
+    /// Whether a reader gets nothing although brokers have told of more, and went on telling.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.checked) < CHECK {
+            return false;
+        }
+        self.checked = now;
+        let mut stuck = false;
+        for (slot, reader) in self.readers.iter_mut().enumerate() {
+            let Some(reader) = reader else { continue };
+            let (end, told) = self.topics.seen_end(slot);
+            let next = reader.next;
+            reader.behind = match reader.behind {
+                _ if reader.paused || next >= end => None,
+                Some(behind) if behind.next == next => {
+                    stuck |= told > behind.told && now.saturating_duration_since(behind.since) >= STUCK;
+                    Some(behind)
+                }
+                _ => Some(Behind {
+                    next,
+                    told,
+                    since: now,
+                }),
+            };
+        }
+        stuck
+    }
+
+    /// Goes on with another consumer, where this one was.
+    fn renew(&mut self) {
+        match connect(&self.settings, &self.context, &self.handle) {
+            Ok(consumer) => replaced(
+                &self.monitor,
+                "tail",
+                std::mem::replace(&mut self.consumer, consumer),
+            ),
+            Err(e) => return tracing::warn!("no new consumer of the Kafka log can be made: {}", text(&e)),
+        }
+        for slot in 0..self.readers.len() {
+            let Some(reader) = &mut self.readers[slot] else {
+                continue;
+            };
+            (reader.behind, reader.paused) = (None, false);
+            let next = reader.next;
+            self.assign(slot, next);
+        }
+    }
+
     /// After the log is closed: readers get what is durable, then the end. `true`: there are no readers left.
     fn wind_up(&mut self) -> bool {
         let now = clock::monotonic();
@@ -397,6 +466,18 @@ impl Fetcher {
         }
         self.readers.iter().all(Option::is_none)
     }
+}
+
+/// A consumer that rings the lane's bell when it has something.
+fn connect(
+    settings: &ClientConfig,
+    context: &Context,
+    handle: &LaneHandle,
+) -> Result<BaseConsumer<Context>, KafkaError> {
+    let mut consumer: BaseConsumer<Context> = settings.create_with_context(context.clone())?;
+    let bell = handle.bell.clone();
+    consumer.set_nonempty_callback(move || bell.ring());
+    Ok(consumer)
 }
 
 impl Drop for Fetcher {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -20,6 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::watch;
 
+use super::clients::replaced;
 use super::config::{ConfigError, KafkaConfig, millis};
 use super::errors::{bad_config, lacks, no_client, text};
 use super::monitor::{Context, Monitor};
@@ -32,6 +34,10 @@ use crate::log::LogError;
 const POLL: Duration = Duration::from_millis(100);
 /// How long the brokers may take to say who is in the group.
 const ASKING: Duration = Duration::from_secs(1);
+/// How often the brokers are asked whether they still hear this member, how long they may take, and how often in a row
+/// they may not answer before another client takes its place.
+const CHECK: Duration = Duration::from_secs(3);
+const SILENCES: u32 = 3;
 /// How long leaving may take before the connection is cut.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -62,12 +68,15 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// librdkafka joins a second round half a second after the first at the earliest.
 const SAME_ROUND: Duration = Duration::from_millis(300);
 
-/// Hears what the group decides.
+/// Hears what the group decides. What it has heard outlives the client that it heard it by.
+#[derive(Clone)]
 struct Member {
     context: Context,
     owned: watch::Sender<BTreeSet<Partition>>,
-    taken: Mutex<Taken>,
+    taken: Arc<Mutex<Taken>>,
     stop: Arc<AtomicBool>,
+    /// Of one client: another has taken its place, and what it still hears does not matter.
+    retired: Arc<AtomicBool>,
 }
 
 /// Partitions that were taken from this member and that nobody has been given yet.
@@ -123,6 +132,13 @@ impl Member {
         });
     }
 
+    /// Another client joins the group as a new member: what this one had is given to somebody anew.
+    fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        let owned = self.owned.borrow().iter().copied().collect();
+        self.take(owned, false);
+    }
+
     /// Gives up what nobody was given in time.
     fn look_at_the_clock(&self) {
         if self.taken_for().is_some_and(|time| time > FAREWELL) {
@@ -147,6 +163,7 @@ impl ConsumerContext for Member {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance
             && list.count() > 0
+            && !self.retired.load(Relaxed)
         {
             tracing::info!(partitions = list.count(), "partitions are taken from this node");
             let at_once = consumer.assignment_lost() || self.stop.load(Relaxed);
@@ -156,6 +173,7 @@ impl ConsumerContext for Member {
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
+            _ if self.retired.load(Relaxed) => {}
             Rebalance::Assign(list) => {
                 if let Err(e) = consumer.pause(list) {
                     tracing::warn!("a member's partitions cannot be paused: {}", text(&e));
@@ -223,17 +241,18 @@ impl Membership {
             .set("queued.min.messages", "1");
         let (tell, owned) = watch::channel(BTreeSet::new());
         let stop = Arc::new(AtomicBool::new(false));
-        let consumer: BaseConsumer<Member> = client
-            .create_with_context(Member {
+        let joining = Joining {
+            settings: client,
+            topic: topics.name(Topic::Stream(Stream::Identity)).to_owned(),
+            member: Member {
                 context: Context::new(monitor, "member"),
                 owned: tell,
-                taken: Mutex::default(),
+                taken: Arc::default(),
                 stop: stop.clone(),
-            })
-            .map_err(|e| no_client(config, e))?;
-        consumer
-            .subscribe(&[topics.name(Topic::Stream(Stream::Identity))])
-            .map_err(|e| no_client(config, e))?;
+                retired: Arc::default(),
+            },
+        };
+        let consumer = joining.join().map_err(|e| no_client(config, e))?;
         let (tell_refused, refused) = watch::channel(None);
         let missing = lacks(
             config,
@@ -242,11 +261,10 @@ impl Membership {
             &format!(" --group {}", options.group),
         );
         let (tell_end, ended) = watch::channel(false);
-        let stopped = stop.clone();
         thread::Builder::new()
             .name("kafka-member".into())
             .spawn(move || {
-                run(consumer, &stopped, |code| {
+                joining.run(consumer, |code| {
                     if code == Code::GroupAuthorizationFailed {
                         tell_refused.send_replace(Some(missing.clone()));
                     }
@@ -304,15 +322,67 @@ impl Drop for Membership {
     }
 }
 
-fn run(consumer: BaseConsumer<Member>, stop: &AtomicBool, failed: impl Fn(Code)) {
-    while !stop.load(Relaxed) {
-        // Rebalances run in here. Nothing is read, as all is paused.
-        if let Some(Err(e)) = consumer.poll(POLL) {
-            tracing::debug!("the group of writers: {}", text(&e));
-            failed(e.rdkafka_error_code().unwrap_or(Code::Unknown));
-        }
-        consumer.context().look_at_the_clock();
+/// What a member is made of.
+struct Joining {
+    settings: ClientConfig,
+    topic: String,
+    member: Member,
+}
+
+impl Joining {
+    fn join(&self) -> Result<BaseConsumer<Member>, KafkaError> {
+        let member = Member {
+            retired: Arc::default(),
+            ..self.member.clone()
+        };
+        let consumer: BaseConsumer<Member> = self.settings.create_with_context(member)?;
+        consumer.subscribe(&[&self.topic])?;
+        Ok(consumer)
     }
+
+    fn run(&self, mut consumer: BaseConsumer<Member>, failed: impl Fn(Code)) {
+        let (mut checked, mut silences) = (clock::monotonic(), 0);
+        while !self.member.stop.load(Relaxed) {
+            // Rebalances run in here. Nothing is read, as all is paused.
+            if let Some(Err(e)) = consumer.poll(POLL) {
+                tracing::debug!("the group of writers: {}", text(&e));
+                failed(e.rdkafka_error_code().unwrap_or(Code::Unknown));
+            }
+            self.member.look_at_the_clock();
+            if checked.elapsed() >= CHECK {
+                checked = clock::monotonic();
+                silences = if self.is_heard(&consumer) { 0 } else { silences + 1 };
+                if silences >= SILENCES {
+                    silences = 0;
+                    consumer = self.renew(consumer);
+                }
+            }
+        }
+        leave(consumer);
+    }
+
+    /// Whether the brokers answer this client, or nobody.
+    fn is_heard(&self, consumer: &BaseConsumer<Member>) -> bool {
+        let metadata = consumer.fetch_metadata(Some(&self.topic), ASKING);
+        metadata.is_ok() || !self.member.context.monitor.health().reachable
+    }
+
+    fn renew(&self, old: BaseConsumer<Member>) -> BaseConsumer<Member> {
+        match self.join() {
+            Ok(new) => {
+                old.context().retire();
+                replaced(&self.member.context.monitor, "member", old);
+                new
+            }
+            Err(e) => {
+                tracing::warn!("no new member of the group of writers can be made: {}", text(&e));
+                old
+            }
+        }
+    }
+}
+
+fn leave(consumer: BaseConsumer<Member>) {
     consumer.unsubscribe();
     let deadline = clock::monotonic() + LEAVING;
     while clock::monotonic() < deadline && !consumer.context().owned.borrow().is_empty() {

@@ -19,6 +19,7 @@
 //! consumer, as librdkafka does not say whose it was.
 
 mod bulk;
+mod clients;
 mod config;
 mod errors;
 mod feed;

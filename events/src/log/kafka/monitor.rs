@@ -42,6 +42,8 @@ pub struct Counters {
     pub full: u64,
     /// Producers given up after a fatal error.
     pub producers_replaced: u64,
+    /// Other clients that were replaced since they got nowhere, while brokers could be reached or after.
+    pub clients_replaced: u64,
     /// Records handed to readers.
     pub records_read: u64,
     /// Times that a partition waited for a slow reader.
@@ -67,7 +69,7 @@ macro_rules! counts {
         }
     };
 }
-counts!(appends append_bytes acknowledged unknown full producers_replaced records_read pauses offset_gaps offset_resets consumers errors);
+counts!(appends append_bytes acknowledged unknown full producers_replaced clients_replaced records_read pauses offset_gaps offset_resets consumers errors);
 
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
@@ -167,6 +169,12 @@ impl Monitor {
 
     pub fn last_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.last_error.lock().clone()
+    }
+
+    /// Whether a producer gets nowhere: a message ran out of time, and meanwhile brokers have answered others.
+    pub fn is_stuck(&self, error: &KafkaError, waited: Duration) -> bool {
+        let late = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut);
+        late && self.health().since_contact < waited
     }
 
     pub fn health(&self) -> Health {

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
+use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{io_error, kind, lacks, no_client, text};
 use super::monitor::{Context, Monitor};
+use crate::clock;
 use crate::ids::Partition;
 use crate::log::LogError;
 
@@ -26,7 +30,36 @@ pub struct OutletMessage {
 /// See the module. Messages of one partition keep their order.
 pub struct Outlet {
     topic: String,
-    producer: FutureProducer<Context>,
+    line: Arc<Line>,
+}
+
+/// The producer, and what another is made of.
+struct Line {
+    producer: RwLock<Arc<FutureProducer<Context>>>,
+    settings: ClientConfig,
+    monitor: Arc<Monitor>,
+}
+
+impl Line {
+    fn make(settings: &ClientConfig, monitor: &Arc<Monitor>) -> Result<FutureProducer<Context>, KafkaError> {
+        settings.create_with_context(Context::new(monitor, "feed"))
+    }
+
+    /// Takes another producer in the place of one whose messages run out of time although brokers answer.
+    fn renew(&self, stuck: &Arc<FutureProducer<Context>>) {
+        let mut producer = self.producer.write();
+        if !Arc::ptr_eq(&producer, stuck) {
+            return;
+        }
+        match Self::make(&self.settings, &self.monitor) {
+            Ok(new) => replaced(
+                &self.monitor,
+                "feed",
+                std::mem::replace(&mut *producer, Arc::new(new)),
+            ),
+            Err(e) => tracing::warn!("no new producer can be made for a feed: {}", text(&e)),
+        }
+    }
 }
 
 impl Outlet {
@@ -45,10 +78,16 @@ impl Outlet {
         let mut settings = config.producer();
         // A feed need not be as quick as a login, and larger batches cost everybody less.
         settings.set("linger.ms", "5");
-        let producer = settings
-            .create_with_context(Context::new(monitor, "feed"))
-            .map_err(|e| no_client(config, e))?;
-        Ok(Self { topic, producer })
+        let producer = Line::make(&settings, monitor).map_err(|e| no_client(config, e))?;
+        let line = Line {
+            producer: RwLock::new(Arc::new(producer)),
+            settings,
+            monitor: monitor.clone(),
+        };
+        Ok(Self {
+            topic,
+            line: Arc::new(line),
+        })
     }
 
     /// The topic's name.
@@ -77,12 +116,19 @@ impl Outlet {
             timestamp: None,
             headers: Some(headers),
         };
-        let queued = self.producer.send_result(record);
+        let producer = self.line.producer.read().clone();
+        let queued = producer.send_result(record);
         let queued = queued.map_err(|(e, _)| e.to_string());
+        let (line, sent) = (self.line.clone(), clock::monotonic());
         async move {
             match queued?.await {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err((e, _))) => Err(e.to_string()),
+                Ok(Err((e, _))) => {
+                    if line.monitor.is_stuck(&e, sent.elapsed()) {
+                        line.renew(&producer);
+                    }
+                    Err(e.to_string())
+                }
                 Err(_) => Err("the producer was closed".to_owned()),
             }
         }

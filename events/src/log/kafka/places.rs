@@ -53,6 +53,10 @@ pub(super) struct Topics {
     seen: [AtomicUsize; 3],
     /// Per slot: the offset after the last record that was acknowledged or read.
     known: Vec<AtomicU64>,
+    /// Per slot: where the brokers said last that it ends.
+    ends: Vec<AtomicU64>,
+    /// How often they said so.
+    told: AtomicU64,
 }
 
 impl Topics {
@@ -64,6 +68,8 @@ impl Topics {
             min_insync: Topic::ALL.map(|_| AtomicUsize::new(config.min_insync_replicas.into())),
             seen: Topic::ALL.map(|_| AtomicUsize::new(config.partitions.into())),
             known: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            ends: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -142,6 +148,20 @@ impl Topics {
     /// The offset after the last record that is known to be durable.
     pub fn known_end(&self, slot: usize) -> Offset {
         self.known.get(slot).map_or(0, |known| known.load(Relaxed))
+    }
+
+    /// The brokers said where the partitions end, in order of the slots.
+    pub fn saw_ends(&self, ends: &[Offset]) {
+        for (known, end) in self.ends.iter().zip(ends) {
+            known.store(*end, Relaxed);
+        }
+        self.told.fetch_add(1, Relaxed);
+    }
+
+    /// Where the brokers said last that a partition ends, and how often they said so.
+    pub fn seen_end(&self, slot: usize) -> (Offset, u64) {
+        let end = self.ends.get(slot).map_or(0, |end| end.load(Relaxed));
+        (end, self.told.load(Relaxed))
     }
 
     /// The record at this offset is durable.

@@ -4,7 +4,7 @@
 //! time-out. A *fatal* error means that it can keep that promise no longer. Then the producer is replaced: appends are
 //! answered `Full` meanwhile, everything outstanding is answered `Unknown`, the old producer is gone with its
 //! connections, and only then does the new one begin. What the old one had on the wire may still arrive, which is what
-//! `Unknown` says.
+//! `Unknown` says. The same where a message's time was up although brokers answered meanwhile (see [`super::clients`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -60,7 +60,8 @@ pub(super) struct Pending {
 struct Deliveries {
     context: Context,
     topics: Arc<Topics>,
-    fatal: Arc<AtomicBool>,
+    /// This producer will not do any more.
+    broken: Arc<AtomicBool>,
     /// As whom the client connects, and how the topics' names begin: for the remedy.
     user: Option<String>,
     prefix: String,
@@ -90,7 +91,7 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(Code::Fatal) {
-            self.fatal.store(true, Relaxed);
+            self.broken.store(true, Relaxed);
         }
         self.context.error(error, reason);
     }
@@ -118,7 +119,12 @@ impl ProducerContext for Deliveries {
                     "it is written, but Kafka no longer knows where".into(),
                 )),
             },
-            Err((error, _)) => Err(self.failure(pending.slot, error)),
+            Err((error, _)) => {
+                if monitor.is_stuck(error, clock::now().since(pending.sent)) {
+                    self.broken.store(true, Relaxed);
+                }
+                Err(self.failure(pending.slot, error))
+            }
         };
         count(if answer.is_ok() {
             &monitor.counts.acknowledged
@@ -157,7 +163,7 @@ pub(super) struct Producer {
     max_record_bytes: usize,
     topics: Arc<Topics>,
     monitor: Arc<Monitor>,
-    fatal: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
     closing: AtomicBool,
     ended: watch::Receiver<bool>,
 }
@@ -185,7 +191,7 @@ impl Producer {
             max_record_bytes: config.max_record_bytes,
             topics,
             monitor,
-            fatal: Arc::default(),
+            broken: Arc::default(),
             closing: AtomicBool::new(false),
             ended,
         });
@@ -209,7 +215,7 @@ impl Producer {
         self.config.create_with_context(Deliveries {
             context: Context::new(&self.monitor, "producer"),
             topics: self.topics.clone(),
-            fatal: self.fatal.clone(),
+            broken: self.broken.clone(),
             user: self.user.clone(),
             prefix: self.prefix.clone(),
         })
@@ -296,7 +302,7 @@ impl Producer {
             if self.closing.load(Relaxed) {
                 return self.finish(&native);
             }
-            if !self.fatal.load(Relaxed) && native.client().fatal_error().is_none() {
+            if !self.broken.load(Relaxed) && native.client().fatal_error().is_none() {
                 continue;
             }
             self.give_up(native);
@@ -324,7 +330,10 @@ impl Producer {
         {
             self.monitor.set_refused(true);
         }
-        let reason = fatal.map_or_else(String::new, |(_, reason)| reason);
+        let reason = fatal.map_or_else(
+            || "messages ran out of time although brokers answer".to_owned(),
+            |(_, reason)| reason,
+        );
         tracing::error!(reason, "the Kafka producer is broken and is replaced");
         count(&self.monitor.counts.producers_replaced);
         Self::purge(&native);
@@ -332,7 +341,7 @@ impl Producer {
 
     /// A new producer; `None` once the log is closed.
     fn renew(&self) -> Option<Arc<Native>> {
-        self.fatal.store(false, Relaxed);
+        self.broken.store(false, Relaxed);
         while !self.closing.load(Relaxed) {
             match self.make() {
                 Ok(native) => {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
+use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{cluster, damaged, io_error, kind, no_client, refuses, text};
 use super::monitor::{Context, Monitor};
@@ -25,9 +28,16 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Longest single try while a connection is being made, so that what went wrong is noticed.
 const TRY: Duration = Duration::from_millis(500);
 
-/// A client that only asks.
+/// How long a client may get no answer before another takes its place.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A client that only asks. One that gets no answers is replaced.
 pub(super) struct Query {
-    consumer: BaseConsumer<Context>,
+    client: RwLock<Arc<BaseConsumer<Context>>>,
+    config: ClientConfig,
+    made: Mutex<Instant>,
+    /// When brokers last answered.
+    answered: Mutex<Instant>,
     topics: Arc<Topics>,
     monitor: Arc<Monitor>,
     cluster: String,
@@ -49,15 +59,18 @@ impl Deadline {
 
 impl Query {
     pub fn new(config: &KafkaConfig, topics: Arc<Topics>, monitor: Arc<Monitor>) -> Result<Self, LogError> {
-        let mut client = config.client("query");
-        client
+        let mut settings = config.client("query");
+        settings
             .set("allow.auto.create.topics", "false")
             .set("isolation.level", "read_uncommitted");
-        let consumer = client
+        let client = settings
             .create_with_context(Context::new(&monitor, "query"))
             .map_err(|e| no_client(config, e))?;
         Ok(Self {
-            consumer,
+            client: RwLock::new(Arc::new(client)),
+            config: settings,
+            made: Mutex::new(clock::monotonic()),
+            answered: Mutex::new(clock::monotonic()),
             topics,
             monitor,
             cluster: cluster(config),
@@ -65,10 +78,43 @@ impl Query {
         })
     }
 
-    /// Takes what the client has to tell to its context. A poll that did so looks like one that found nothing.
-    fn listen(&self) {
+    /// Asks the client, and takes what it has to tell to its context.
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&BaseConsumer<Context>) -> KafkaResult<T>,
+    ) -> Result<T, KafkaError> {
+        let client = self.client.read().clone();
+        let answer = question(&client);
+        // A poll that told something looks like one that found nothing.
         for _ in 0..64 {
-            let _ = self.consumer.poll(Duration::ZERO);
+            let _ = client.poll(Duration::ZERO);
+        }
+        answer
+    }
+
+    fn is_answered(&self) {
+        *self.answered.lock() = clock::monotonic();
+        self.monitor.contact();
+    }
+
+    /// Takes another client, if this one has been asked in vain since a while ago.
+    fn renew(&self, since: Instant) {
+        let now = clock::monotonic();
+        let mut made = self.made.lock();
+        let last = since.max(*made);
+        if now.saturating_duration_since(last) < PATIENCE {
+            return;
+        }
+        *made = now;
+        let new = self
+            .config
+            .create_with_context(Context::new(&self.monitor, "query"));
+        match new {
+            Ok(client) => {
+                let old = std::mem::replace(&mut *self.client.write(), Arc::new(client));
+                replaced(&self.monitor, "query", old);
+            }
+            Err(e) => tracing::warn!("no new client can be made to ask Kafka: {}", text(&e)),
         }
     }
 
@@ -109,23 +155,22 @@ impl Query {
 
     /// Metadata of one topic, or of all that this client may see.
     pub fn metadata(&self, topic: Option<&str>, timeout: Duration) -> Result<Metadata, LogError> {
-        let answer = self
-            .consumer
-            .fetch_metadata(topic, timeout.max(Duration::from_millis(1)));
-        self.listen();
-        match answer {
+        let timeout = timeout.max(Duration::from_millis(1));
+        match self.ask(|client| client.fetch_metadata(topic, timeout)) {
             Ok(metadata) => {
-                self.monitor.contact();
+                self.is_answered();
                 Ok(metadata)
             }
             Err(e) => {
+                let answered = *self.answered.lock();
+                self.renew(answered);
                 let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
                 Err(io_error(&self.cluster, kind(code), text(&e)))
             }
         }
     }
 
-    /// Asks for a sign of life, and how the topics' partitions are.
+    /// Asks for a sign of life, how the topics' partitions are, and where they end.
     pub fn probe(&self, timeout: Duration) {
         let mut unwritable = 0;
         for topic in Topic::ALL {
@@ -144,12 +189,15 @@ impl Query {
             }
         }
         self.monitor.set_unwritable(unwritable as u64);
+        let slots: Vec<usize> = (0..self.topics.slots()).collect();
+        if let Ok(ends) = self.bare_ends(&slots, timeout) {
+            self.topics.saw_ends(&ends);
+        }
     }
 
     /// How many members a consumer group has now, those included that died and were not missed yet.
     pub fn members(&self, group: &str, timeout: Duration) -> Result<usize, LogError> {
-        let answer = self.consumer.fetch_group_list(Some(group), timeout);
-        self.listen();
+        let answer = self.ask(|client| client.fetch_group_list(Some(group), timeout));
         let groups = answer.map_err(|e| {
             let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
             io_error(&self.cluster, kind(code), text(&e))
@@ -159,7 +207,8 @@ impl Query {
     }
 
     pub fn cluster_id(&self) -> Option<String> {
-        self.consumer.client().fetch_cluster_id(self.timeout)
+        let client = self.client.read().clone();
+        client.client().fetch_cluster_id(self.timeout)
     }
 
     /// Per slot asked for: the offset after the last durable record. Every append acknowledged before lies below.
@@ -193,13 +242,13 @@ impl Query {
         if slots.is_empty() {
             return Ok(Vec::new());
         }
-        let deadline = Deadline::after(timeout);
+        let (begun, deadline) = (clock::monotonic(), Deadline::after(timeout));
         loop {
             // A leader that died does not answer: better asked anew, of who leads now, than waited for.
             let patience = ANSWER.min(deadline.left()).max(Duration::from_millis(1));
             match self.try_offsets(slots, at, patience) {
                 Ok(offsets) => {
-                    self.monitor.contact();
+                    self.is_answered();
                     return Ok(offsets);
                 }
                 Err((code, why))
@@ -208,6 +257,8 @@ impl Query {
                     return Err(io_error(&self.cluster, kind(code), why));
                 }
                 Err(_) => {
+                    // Metadata may come, and be of no use.
+                    self.renew(begun);
                     let _ = self.metadata(None, ANSWER.min(deadline.left()));
                     thread::sleep(PAUSE.min(deadline.left()));
                 }
@@ -217,7 +268,7 @@ impl Query {
 
     /// One request to each leader. A time stamp of -1 stands for the end, -2 for the beginning (ListOffsets).
     fn try_offsets(&self, slots: &[usize], at: At, timeout: Duration) -> Result<Vec<Offset>, (Code, String)> {
-        let failed = |e: rdkafka::error::KafkaError| {
+        let failed = |e: KafkaError| {
             let code = e.rdkafka_error_code().unwrap_or(Code::Unknown);
             (
                 code,
@@ -229,8 +280,7 @@ impl Query {
             let (topic, partition) = self.topics.address(*slot);
             list.add_partition_offset(topic, partition, at).map_err(failed)?;
         }
-        let answer = self.consumer.offsets_for_times(list, timeout);
-        self.listen();
+        let answer = self.ask(|client| client.offsets_for_times(list, timeout));
         let answer = answer.map_err(failed)?;
         slots
             .iter()
