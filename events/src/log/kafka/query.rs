@@ -38,6 +38,8 @@ pub(super) struct Query {
     made: Mutex<Instant>,
     /// When brokers last answered.
     answered: Mutex<Instant>,
+    /// Since when nobody has said where partitions begin or end, if somebody was asked.
+    unknown: Mutex<Option<Instant>>,
     topics: Arc<Topics>,
     monitor: Arc<Monitor>,
     cluster: String,
@@ -71,6 +73,7 @@ impl Query {
             config: settings,
             made: Mutex::new(clock::monotonic()),
             answered: Mutex::new(clock::monotonic()),
+            unknown: Mutex::default(),
             topics,
             monitor,
             cluster: cluster(config),
@@ -242,12 +245,13 @@ impl Query {
         if slots.is_empty() {
             return Ok(Vec::new());
         }
-        let (begun, deadline) = (clock::monotonic(), Deadline::after(timeout));
+        let deadline = Deadline::after(timeout);
         loop {
             // A leader that died does not answer: better asked anew, of who leads now, than waited for.
             let patience = ANSWER.min(deadline.left()).max(Duration::from_millis(1));
             match self.try_offsets(slots, at, patience) {
                 Ok(offsets) => {
+                    *self.unknown.lock() = None;
                     self.is_answered();
                     return Ok(offsets);
                 }
@@ -258,7 +262,8 @@ impl Query {
                 }
                 Err(_) => {
                     // Metadata may come, and be of no use.
-                    self.renew(begun);
+                    let since = *self.unknown.lock().get_or_insert_with(clock::monotonic);
+                    self.renew(since);
                     let _ = self.metadata(None, ANSWER.min(deadline.left()));
                     thread::sleep(PAUSE.min(deadline.left()));
                 }

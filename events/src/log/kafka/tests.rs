@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future;
+use futures::{StreamExt, future};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -17,13 +17,17 @@ type Cluster = MockCluster<'static, DefaultProducerContext>;
 
 /// A log on a mock cluster, which knows no settings of topics: they are not checked.
 fn open() -> (Cluster, Arc<KafkaLog>) {
+    open_with(KafkaConfig::default())
+}
+
+fn open_with(more: KafkaConfig) -> (Cluster, Arc<KafkaLog>) {
     let cluster = MockCluster::new(1).unwrap();
     let config = KafkaConfig {
         bootstrap_servers: cluster.bootstrap_servers(),
         partitions: 2,
         replication_factor: 1,
         min_insync_replicas: 1,
-        ..Default::default()
+        ..more
     };
     let topics = Arc::new(Topics::new(&config));
     for topic in Topic::ALL {
@@ -114,4 +118,46 @@ async fn an_append_waits_for_a_broker_that_is_away_for_a_moment() {
     cluster.broker_up(1).unwrap();
     waiting.await.unwrap();
     assert_eq!(take(&*log, ID, P0, 0, 2).await.len(), 2);
+}
+
+/// For as many requests of this kind the brokers say that they do not lead the partition; all others they answer.
+fn refuse(cluster: &Cluster, requests: RDKafkaApiKey, many: usize) {
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    cluster.request_errors(requests, &vec![error; many]);
+}
+
+/// As if the clients had lost their partitions' leaders while brokers answer others (see `clients`).
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_get_nowhere_while_brokers_answer_are_replaced() {
+    let (cluster, log) = open_with(KafkaConfig {
+        delivery_timeout: Duration::from_secs(1),
+        probe_interval: Duration::from_millis(200),
+        ..Default::default()
+    });
+    log.append(ID, P0, record(0, "before")).await.unwrap();
+    refuse(&cluster, RDKafkaApiKey::Produce, 40);
+    let mut number = 1;
+    while log.append(ID, P0, record(number, "after")).await.is_err() {
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(log.counters().producers_replaced > 0, "{:?}", log.counters());
+
+    let before = log.counters().clients_replaced;
+    refuse(&cluster, RDKafkaApiKey::ListOffsets, 200);
+    while log.end(ID, P0).await.is_err() {}
+    assert!(log.counters().clients_replaced > before, "{:?}", log.counters());
+
+    let mut tail = log.read(ID, P0, 0);
+    tail.next().await.unwrap().unwrap();
+    let before = log.counters().clients_replaced;
+    refuse(&cluster, RDKafkaApiKey::Fetch, 100);
+    log.append(ID, P0, record(900, "late")).await.unwrap();
+    let mut found = Vec::new();
+    while found.last() != Some(&900) {
+        let entry = tokio::time::timeout(Duration::from_secs(60), tail.next()).await;
+        found.push(entry.unwrap().unwrap().unwrap().record.header.aggregate_version / 3);
+    }
+    assert!(found.is_sorted(), "{found:?}");
+    assert!(log.counters().clients_replaced > before, "{:?}", log.counters());
 }
