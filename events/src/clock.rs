@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc};
 use serde::{Deserialize, Serialize};
 
 /// A moment in UTC, in whole milliseconds since 1970. RFC 3339 in texts, a number in read models.
@@ -90,12 +90,36 @@ impl fmt::Display for Timestamp {
 #[error("not a date and time in RFC 3339 form, such as 2026-11-24T10:15:00.000Z")]
 pub struct InvalidTimestamp;
 
+/// The milliseconds of a text in the very form that is written here; none of any other. Whoever reads the log reads
+/// several for each event.
+fn as_written(text: &[u8]) -> Option<i64> {
+    let text: &[u8; 24] = text.try_into().ok()?;
+    let marks = [
+        (4, b'-'),
+        (7, b'-'),
+        (10, b'T'),
+        (13, b':'),
+        (16, b':'),
+        (19, b'.'),
+        (23, b'Z'),
+    ];
+    if marks.iter().any(|(at, mark)| text[*at] != *mark) {
+        return None;
+    }
+    let number = |at: usize, digits: usize| {
+        let mut all = text[at..at + digits].iter();
+        all.try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
+    };
+    let day = NaiveDate::from_ymd_opt(number(0, 4)?.cast_signed(), number(5, 2)?, number(8, 2)?)?;
+    let time = day.and_hms_milli_opt(number(11, 2)?, number(14, 2)?, number(17, 2)?, number(20, 3)?)?;
+    Some(time.and_utc().timestamp_millis())
+}
+
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
     fn from_str(s: &str) -> Result<Self, InvalidTimestamp> {
-        DateTime::parse_from_rfc3339(s)
-            .ok()
-            .map(|t| t.timestamp_millis())
+        as_written(s.as_bytes())
+            .or_else(|| Some(DateTime::parse_from_rfc3339(s).ok()?.timestamp_millis()))
             .filter(|ms| (YEAR_0..=END_OF_YEAR_9999).contains(ms))
             .map(Self)
             .ok_or(InvalidTimestamp)

@@ -83,7 +83,7 @@ struct EnvelopeIn<'a> {
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     #[serde(borrow, default)]
-    subject: Option<Cow<'a, str>>,
+    subject: Option<Text<'a>>,
     time: Timestamp,
     recordedtime: Timestamp,
     #[serde(borrow)]
@@ -96,10 +96,14 @@ struct EnvelopeIn<'a> {
     #[serde(default)]
     authid: Option<Uuid>,
     #[serde(borrow, default)]
-    requesttag: Option<Cow<'a, str>>,
+    requesttag: Option<Text<'a>>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
+
+/// What may be absent: serde borrows a bare `Cow`, but not one in an `Option`.
+#[derive(Deserialize, PartialEq)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn auth(actor: &Actor) -> (&'static str, Option<Uuid>) {
     match actor {
@@ -189,8 +193,11 @@ pub fn encode(commit: &Commit) -> Result<Vec<u8>, CodecError> {
 
 /// Reads a commit as it is stored: personal parts stay sealed.
 pub fn decode(id: CommitId, bytes: &[u8]) -> Result<Commit, CodecError> {
+    // Checked as a whole: one by one, the many short texts cost more.
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| CodecError::Form(format!("no UTF-8 after octet {}", e.valid_up_to())))?;
     let envelopes: Vec<EnvelopeIn<'_>> =
-        serde_json::from_slice(bytes).map_err(|e| CodecError::Form(position_of(&e)))?;
+        serde_json::from_str(text).map_err(|e| CodecError::Form(position_of(&e)))?;
     let Some(first) = envelopes.first() else {
         return Err(CodecError::Form("the batch is empty".to_owned()));
     };
@@ -198,13 +205,13 @@ pub fn decode(id: CommitId, bytes: &[u8]) -> Result<Commit, CodecError> {
     let mut commit = Commit {
         id,
         tenant: tenant(&first.source)?,
-        subject: subject(first.subject.as_deref())?,
+        subject: subject(first.subject.as_ref().map(|s| &*s.0))?,
         actor: actor(&first.authtype, first.authid)
             .ok_or_else(|| CodecError::Form("authtype and authid do not fit".to_owned()))?,
         correlation_id: first.correlationid,
         causation_id: first.causationid,
         recorded_at: first.recordedtime,
-        request_tag: first.requesttag.as_deref().map(request_tag).transpose()?,
+        request_tag: first.requesttag.as_ref().map(|t| request_tag(&t.0)).transpose()?,
         events: Vec::with_capacity(envelopes.len()),
         erased: false,
     };

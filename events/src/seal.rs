@@ -72,7 +72,9 @@ fn encrypt(key: &[u8; 32], plain: &[u8], aad: &[u8], nonce: [u8; NONCE]) -> Resu
     Ok(out)
 }
 
-fn decrypt(key: &[u8; 32], mut sealed: Vec<u8>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+fn decrypt(key: &[u8; 32], sealed: Vec<u8>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    // Opened where it is, and wiped with all its capacity.
+    let mut sealed = Zeroizing::new(sealed);
     if sealed.len() < 1 + NONCE + 16 || sealed[0] != VERSION {
         return Err(SealError::Form);
     }
@@ -84,10 +86,11 @@ fn decrypt(key: &[u8; 32], mut sealed: Vec<u8>, aad: &[u8]) -> Result<Zeroizing<
             Aad::from(aad),
             &mut sealed[1 + NONCE..],
         )
-        .map_err(|_| SealError::Forged)?;
-    let plain = Zeroizing::new(plain.to_vec());
-    sealed.zeroize();
-    Ok(plain)
+        .map_err(|_| SealError::Forged)?
+        .len();
+    sealed.drain(..1 + NONCE);
+    sealed.truncate(plain);
+    Ok(sealed)
 }
 
 /// The key of one data subject: 256 random bits. Destroying it is the erasure.
