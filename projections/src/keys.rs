@@ -185,7 +185,9 @@ impl KeyBuilder {
 
     /// A text, ended by a zero byte so that none is the beginning of another.
     pub fn text(mut self, s: &str) -> Self {
-        self.0.extend(s.bytes().filter(|b| *b != 0));
+        for part in s.split('\0') {
+            self.0.extend_from_slice(part.as_bytes());
+        }
         self.0.push(0);
         self
     }

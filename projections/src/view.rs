@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use quick_cache::DefaultHashBuilder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,12 +15,16 @@ const FORM: u8 = 1;
 
 /// A row as it is stored.
 pub fn encode_row<T: Serialize>(row: &T, table: &Table) -> Result<Bytes, StoreError> {
-    let mut bytes = Vec::with_capacity(256);
-    bytes.push(FORM);
+    encode_in(&mut Vec::with_capacity(256), row, table)
+}
+
+/// As [`encode_row`], with a scratch buffer.
+fn encode_in<T: Serialize>(scratch: &mut Vec<u8>, row: &T, table: &Table) -> Result<Bytes, StoreError> {
+    scratch.clear();
+    scratch.push(FORM);
     // A copy of the right length: it waits in an overlay, perhaps among very many.
-    postcard::to_extend(row, bytes)
-        .map(|bytes| Bytes::copy_from_slice(&bytes))
-        .map_err(|_| bad_row(table))
+    *scratch = postcard::to_extend(row, std::mem::take(scratch)).map_err(|_| bad_row(table))?;
+    Ok(Bytes::copy_from_slice(scratch))
 }
 
 /// Reads a row's bytes.
@@ -39,9 +44,11 @@ fn bad_row(table: &Table) -> StoreError {
 /// Changes that are not in the store yet, by key. Reads look here first.
 #[derive(Debug, Default)]
 pub struct Overlay {
-    rows: HashMap<Bytes, Pending>,
+    rows: HashMap<Bytes, Pending, DefaultHashBuilder>,
     /// Changes in their order since the last [`take_changes`](Self::take_changes), once somebody wants to know.
     journal: Option<Vec<Change>>,
+    /// Where rows are encoded.
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -87,7 +94,9 @@ impl Overlay {
     /// The last state of each changed row, in order of key, as RocksDB takes it fastest; the overlay is empty afterwards.
     pub fn drain(&mut self) -> Vec<Change> {
         self.journal = None;
-        let mut changes: Vec<_> = self.rows.drain().map(|(key, p)| (key, p.value)).collect();
+        // With room for the checkpoint that joins them: they are many to be moved.
+        let mut changes = Vec::with_capacity(self.rows.len() + 1);
+        changes.extend(self.rows.drain().map(|(key, p)| (key, p.value)));
         changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changes
     }
@@ -205,7 +214,7 @@ impl<'a> FoldView<'a> {
     }
 
     pub fn put<T: Serialize>(&mut self, key: Bytes, row: &T) -> Result<(), StoreError> {
-        let value = encode_row(row, self.table)?;
+        let value = encode_in(&mut self.overlay.scratch, row, self.table)?;
         self.overlay.change(key, Some(value));
         Ok(())
     }
