@@ -136,15 +136,14 @@ fn fold(
     let mut pending = 0;
     let mut touched = Touched::new();
     for group in groups {
-        for (entry, record) in group?.iter() {
-            share.fold(record);
-            touched.insert((record.position.stream, record.position.partition));
-            seen(entry);
-            pending += 1;
-            if pending >= BATCH {
-                share.write(&std::mem::take(&mut touched))?;
-                pending = 0;
-            }
+        let group = group?;
+        share.fold(group.iter().map(|(_, record)| record));
+        touched.extend(group.iter().map(|(_, record)| record.place()));
+        group.iter().for_each(|(entry, _)| seen(entry));
+        pending += group.len();
+        if pending >= BATCH {
+            share.write(&std::mem::take(&mut touched))?;
+            pending = 0;
         }
     }
     share.write(&touched)?;

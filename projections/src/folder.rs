@@ -103,10 +103,11 @@ impl Share<'_> {
         self.members.is_empty()
     }
 
-    /// See [`Folder::fold_decoded`].
-    pub fn fold(&mut self, record: &Decoded) {
+    /// Folds records in their order; see [`Folder::fold_decoded`]. Member by member, so that what one needs stays close
+    /// to the processor.
+    pub fn fold<'r>(&mut self, records: impl Iterator<Item = &'r Decoded> + Clone) {
         for member in self.members.iter_mut() {
-            member.take(self.store, record.position, &record.header, || record.to_fold());
+            member.take(self.store, records.clone());
         }
     }
 
@@ -182,6 +183,11 @@ impl Decoded {
         }
     }
 
+    /// Where it stands, but for the offset.
+    pub fn place(&self) -> (Stream, Partition) {
+        (self.position.stream, self.position.partition)
+    }
+
     /// The commit, if it is one and can be read.
     pub fn commit(&self) -> Option<&Arc<Commit>> {
         self.commit.as_ref().and_then(|c| c.as_ref().ok())
@@ -228,34 +234,51 @@ impl Member {
         self.projection.apply(&mut rows, at)
     }
 
-    /// Takes note of one record: judges it, folds it if it counts, and moves on; or stops for good.
-    fn take<'c>(
+    /// Takes note of records in their order. Those of one partition mostly follow each other, so that its progress is
+    /// looked up once for them.
+    fn take<'r>(&mut self, store: &Store, records: impl Iterator<Item = &'r Decoded>) {
+        let mut records = records.peekable();
+        while let Some(place) = records.peek().map(|r| r.place()) {
+            let mut run = std::iter::from_fn(|| records.next_if(|r| r.place() == place));
+            self.take_run(store, place, &mut run);
+            run.for_each(drop);
+        }
+    }
+
+    /// Takes note of records of one partition: judges each, folds it if it counts, and moves on; or stops for good.
+    fn take_run<'r>(
         &mut self,
         store: &Store,
-        position: Position,
-        header: &RecordHeader,
-        commit: impl FnOnce() -> Result<&'c Commit, CodecError>,
+        (stream, partition): (Stream, Partition),
+        records: impl Iterator<Item = &'r Decoded>,
     ) {
-        let Position {
-            stream,
-            partition,
-            offset,
-        } = position;
-        let mut progress = self.mark.progress(stream, partition);
-        let applied = &self.mark.applied;
-        if !self.mark.follows(stream) || offset < progress.next || applied.is_stopped(stream, partition) {
+        if !self.mark.follows(stream) || self.mark.applied.is_stopped(stream, partition) {
             return;
         }
-        if progress.fence.admit(offset, header) == Verdict::Commit {
-            let folded = commit()
-                .map_err(FoldError::from)
-                .and_then(|commit| Ok(self.fold(store, Located { position, commit })?));
-            if let Err(e) = folded {
-                return self.stop(position, &e);
+        let before = self.mark.progress(stream, partition);
+        let mut progress = before;
+        for record in records {
+            let (position, offset) = (record.position, record.position.offset);
+            if offset < progress.next {
+                continue;
             }
+            let mut fence = progress.fence;
+            if fence.admit(offset, &record.header) == Verdict::Commit {
+                let folded = record
+                    .to_fold()
+                    .map_err(FoldError::from)
+                    .and_then(|commit| Ok(self.fold(store, Located { position, commit })?));
+                if let Err(e) = folded {
+                    self.stop(position, &e);
+                    break;
+                }
+            }
+            let next = offset + 1;
+            progress = Progress { next, fence };
         }
-        progress.next = offset + 1;
-        self.mark.advance(stream, partition, progress);
+        if progress != before {
+            self.mark.advance(stream, partition, progress);
+        }
     }
 
     fn stop(&self, position: Position, e: &FoldError) {
@@ -333,21 +356,17 @@ impl Folder {
     /// A member that cannot goes no further in this partition, says so in its [`Applied`], and does not hold up the
     /// others.
     pub fn fold_entry(&mut self, entry: &Entry, keys: &dyn KeySource) {
-        let mut read: Option<Result<Commit, CodecError>> = None;
-        let store = self.store.clone();
-        for member in &mut self.members {
-            member.take(&store, entry.position, &entry.record.header, || {
-                match read.get_or_insert_with(|| read_commit(entry, keys)) {
-                    Ok(commit) => Ok(&*commit),
-                    Err(e) => Err(e.clone()),
-                }
-            });
-        }
+        self.fold_decoded(&Decoded::read(entry, keys));
     }
 
     /// As [`fold_entry`](Self::fold_entry), of a record that is read already.
     pub fn fold_decoded(&mut self, record: &Decoded) {
-        self.whole().fold(record);
+        self.fold_all(std::slice::from_ref(record));
+    }
+
+    /// As [`fold_decoded`](Self::fold_decoded), of several records in their order.
+    pub fn fold_all(&mut self, records: &[Decoded]) {
+        self.whole().fold(records.iter());
     }
 
     /// As [`fold_decoded`](Self::fold_decoded), with the changes kept in order for [`take_changes`](Self::take_changes).

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use gatelog_projections::folder::{Decoded, Folder, Touched};
+use gatelog_projections::folder::{Decoded, Folder};
 
 use super::swap::Swap;
 use super::takeover::Parts;
@@ -53,10 +53,6 @@ pub(super) fn run(parts: &Parts, mut folder: Folder, steps: mpsc::Receiver<TailS
 }
 
 fn fold(folder: &mut Folder, records: &[Decoded]) -> Result<(), gatelog_projections::store::StoreError> {
-    let mut touched = Touched::new();
-    for record in records {
-        folder.fold_decoded(record);
-        touched.insert((record.position.stream, record.position.partition));
-    }
-    folder.write(&touched)
+    folder.fold_all(records);
+    folder.write(&records.iter().map(Decoded::place).collect())
 }
