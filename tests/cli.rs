@@ -361,3 +361,45 @@ fn a_node_is_served_managed_and_stopped() {
     assert!(log.contains("bootstrap-api-key"), "{log}");
     assert_eq!(server.stop(), Some(0));
 }
+
+#[test]
+fn feeds_and_streams_of_security_events_are_looked_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let server = Server::start(dir);
+    let at = |args: &[&str]| ok(dir, &[args, &["--url", &server.1]].concat());
+    let json = |args: &[&str]| lines(&at(&[args, &["--json"]].concat()));
+
+    let told = at(&["feed", "create", "billing", "--events", "plan.upgraded"]);
+    assert!(told.starts_with("Feed billing is defined"), "{told}");
+    assert!(at(&["feed", "list"]).contains("billing  version 1  no purpose"));
+    assert!(at(&["feed", "status", "billing"]).contains("billing  version 1"));
+    assert_eq!(at(&["feed", "withdrawals", "billing"]), "");
+    let wrong = ["feed", "create", "x", "--fields", "email", "--url", &server.1];
+    let refused = run(dir, &wrong);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("purpose"), "{}", stderr(&refused));
+    at(&["feed", "retire", "billing"]);
+    assert!(at(&["feed", "list"]).contains("billing  retired"));
+
+    assert_eq!(json(&["signals", "list"]), [] as [Value; 0]);
+    let key = std::fs::read_to_string(dir.join("data/secrets/bootstrap-api-key")).unwrap();
+    let created = reqwest::Client::new()
+        .post(format!("{}/ssf/streams", server.1))
+        .bearer_auth(key.trim())
+        .json(&json!({"delivery": {"method": "urn:ietf:rfc:8936"}}));
+    let created = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let answer = created.send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    });
+    let id = created["stream_id"].as_str().unwrap();
+    assert_eq!(json(&["signals", "list"])[0]["stream_id"], id);
+    let line = at(&["signals", "list"]);
+    assert!(line.starts_with(&format!("{id}  enabled")) && line.contains("polls"), "{line}");
+    let made = json(&["signals", "replace-key"]);
+    assert!(made[0]["signs_from"].is_string(), "{made:?}");
+    assert_eq!(json(&["signals", "replace-key"]), made, "it waits to sign");
+    let kid = made[0]["kid"].as_str().unwrap();
+    assert!(at(&["signals", "replace-key"]).contains(kid));
+    assert_eq!(server.stop(), Some(0));
+}

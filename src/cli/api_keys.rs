@@ -1,34 +1,19 @@
 //! `gatelog api-key`: keys of other systems, by the API of a running node.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use gatelog_events::ids::ApiKeyId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{self, Remote};
+use super::remote::Node;
 use super::{Failure, block_on, print_json};
-
-const DEFAULT_URL: &str = "http://localhost:8080";
 
 /// What to do with keys.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
-}
-
-#[derive(Debug, clap::Args)]
-struct Node {
-    #[command(flatten)]
-    remote: remote::Args,
-    /// The data folder, for the key that was made at first start [default: ./data]
-    #[arg(long, env = "GATELOG_DATA_DIR", value_name = "FOLDER")]
-    data_dir: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -56,13 +41,6 @@ enum Action {
         #[command(flatten)]
         node: Node,
     },
-}
-
-impl Node {
-    fn connect(&self) -> Result<Remote, Failure> {
-        let url = self.remote.url.as_deref().unwrap_or(DEFAULT_URL);
-        Remote::new(url, self.data_dir.as_deref())
-    }
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ mod projections;
 mod remote;
 mod replay;
 mod serve;
+mod signals;
 mod verify;
 
 use std::io::Write;
@@ -67,6 +68,8 @@ enum Command {
     ApiKey(api_keys::Args),
     /// Define, watch and audit feeds of a running node
     Feed(feeds::Args),
+    /// Look after streams of security events (Shared Signals) of a running node
+    Signals(signals::Args),
     /// Take users over from another system
     Import(import::Args),
     /// Move a whole log
@@ -192,6 +195,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Projections(args) => projections::run(args),
         Command::ApiKey(args) => api_keys::run(args),
         Command::Feed(args) => feeds::run(args),
+        Command::Signals(args) => signals::run(args),
         Command::Import(args) => import::run(args),
         Command::Log(command) => copy::run(command),
         Command::Keys(command) => keys::run(command),

@@ -19,6 +19,29 @@ pub struct Args {
     pub url: Option<String>,
 }
 
+const DEFAULT_URL: &str = "http://localhost:8080";
+
+/// Which node a command asks, and how it prints what it hears.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Node {
+    #[command(flatten)]
+    remote: Args,
+    /// The data folder, for the key that was made at first start [default: ./data]
+    #[arg(long, env = "GATELOG_DATA_DIR", value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Node {
+    pub fn connect(&self) -> Result<Remote, Failure> {
+        let url = self.remote.url.as_deref().unwrap_or(DEFAULT_URL);
+        Remote::new(url, self.data_dir.as_deref())
+    }
+}
+
 /// A node, and the key to use there.
 pub struct Remote {
     client: reqwest::Client,

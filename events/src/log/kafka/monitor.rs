@@ -171,10 +171,12 @@ impl Monitor {
         self.last_error.lock().clone()
     }
 
-    /// Whether a producer gets nowhere: a message ran out of time, and meanwhile brokers have answered others.
+    /// Whether a producer gets nowhere: a message ran out of time, and meanwhile brokers have answered others. Where
+    /// partitions take no writes, another producer would get no further.
     pub fn is_stuck(&self, error: &KafkaError, waited: Duration) -> bool {
         let late = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut);
-        late && self.health().since_contact < waited
+        let health = self.health();
+        late && health.since_contact < waited && health.unwritable_partitions == 0
     }
 
     pub fn health(&self) -> Health {
