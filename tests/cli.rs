@@ -395,7 +395,10 @@ fn feeds_and_streams_of_security_events_are_looked_after() {
     let id = created["stream_id"].as_str().unwrap();
     assert_eq!(json(&["signals", "list"])[0]["stream_id"], id);
     let line = at(&["signals", "list"]);
-    assert!(line.starts_with(&format!("{id}  enabled")) && line.contains("polls"), "{line}");
+    assert!(
+        line.starts_with(&format!("{id}  enabled")) && line.contains("polls"),
+        "{line}"
+    );
     let made = json(&["signals", "replace-key"]);
     assert!(made[0]["signs_from"].is_string(), "{made:?}");
     assert_eq!(json(&["signals", "replace-key"]), made, "it waits to sign");
