@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::Failure;
 use crate::auth::api_keys::NewApiKey;
@@ -62,7 +63,7 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let listener = listen(&loaded).await?;
     let address = listener.local_addr()?;
-    let opened = answer_meanwhile(&listener, loaded.config.cluster.as_ref())?;
+    let (opened, meanwhile) = answer_meanwhile(&listener, loaded.config.cluster.as_ref())?;
     let config = loaded.config;
     let started = tokio::task::spawn_blocking(move || Started::open(config))
         .await
@@ -70,6 +71,8 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     introduce(bootstrap)?;
     let router = http::router(started.node.clone());
     let _ = opened.send(());
+    // Whoever hears that the node is ready must not be told any more that it is starting.
+    let _ = tokio::time::timeout(LAST_ANSWERS, meanwhile).await;
     tracing::info!(%address, issuer = %started.node.config.issuer, "ready");
     let served = {
         let (handed_over, last_request) = oneshot::channel();
@@ -100,11 +103,15 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Answers on the node's port until it is told that the node is open. What comes after that is taken by the node itself.
+/// How long a node that is open waits until what was asked before is answered.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Answers on the node's port until it is told that the node is open, and then ends. What comes after that is taken by the
+/// node itself.
 fn answer_meanwhile(
     port: &TcpListener,
     cluster: Option<&ClusterConfig>,
-) -> Result<oneshot::Sender<()>, Failure> {
+) -> Result<(oneshot::Sender<()>, JoinHandle<std::io::Result<()>>), Failure> {
     let gate = match cluster {
         Some(cluster) => {
             let run = NodeId::random().map_err(Failure::other)?;
@@ -116,10 +123,10 @@ fn answer_meanwhile(
     let handle = port.as_fd().try_clone_to_owned()?;
     let listener = TcpListener::from_std(handle.into())?;
     let (opened, open) = oneshot::channel();
-    tokio::spawn(http::serve(listener, http::starting::router(gate), async {
+    let meanwhile = tokio::spawn(http::serve(listener, http::starting::router(gate), async {
         let _ = open.await;
     }));
-    Ok(opened)
+    Ok((opened, meanwhile))
 }
 
 async fn listen(loaded: &Loaded) -> Result<TcpListener, Failure> {

@@ -15,6 +15,7 @@ use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{damaged, io_error, kind, no_client, passes, text};
 use super::feed::Decode;
+use super::fetcher::STUCK;
 use super::monitor::{Context, Monitor, count};
 use super::places::{Topic, Topics};
 use super::query::Query;
@@ -22,8 +23,6 @@ use crate::ids::{Offset, Stream};
 use crate::log::LogError;
 
 const POLL: Duration = Duration::from_millis(100);
-/// How long nothing may come before another consumer is tried.
-const STUCK: Duration = Duration::from_secs(5);
 /// How long nothing may come before reading is given up. The caller can go on from where it stands.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -245,7 +244,7 @@ impl<T> Bulk<T> {
         if found { Ok(()) } else { Err(self.failure(error)) }
     }
 
-    /// From time to time nothing comes for it is the consumer that gets nowhere.
+    /// Where nothing comes for long, that may be the consumer's fault.
     fn renew(&mut self, idle: Duration) -> Result<(), LogError> {
         if !idle.as_millis().is_multiple_of(STUCK.as_millis()) {
             return Ok(());

@@ -151,7 +151,7 @@ async fn clients_that_get_nowhere_while_brokers_answer_are_replaced() {
     let mut tail = log.read(ID, P0, 0);
     tail.next().await.unwrap().unwrap();
     let before = log.counters().clients_replaced;
-    refuse(&cluster, RDKafkaApiKey::Fetch, 100);
+    refuse(&cluster, RDKafkaApiKey::Fetch, 200);
     log.append(ID, P0, record(900, "late")).await.unwrap();
     let mut found = Vec::new();
     while found.last() != Some(&900) {
