@@ -11,11 +11,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
-use super::clients::replaced;
+use super::clients::{STUCK, replaced};
 use super::config::KafkaConfig;
 use super::errors::{damaged, io_error, kind, no_client, passes, text};
 use super::feed::Decode;
-use super::fetcher::STUCK;
 use super::monitor::{Context, Monitor, count};
 use super::places::{Topic, Topics};
 use super::query::Query;

@@ -5,8 +5,13 @@
 //! (confluentinc/librdkafka#5430). Nothing says so but that it gets nowhere: then it is replaced.
 
 use std::thread;
+use std::time::Duration;
 
 use super::monitor::{Monitor, count};
+
+/// A consumer that gives a reader nothing for this long, although there is more, will give nothing any more. Longer than a
+/// fetch may take (`socket.timeout.ms`): over a slow line each would be broken off otherwise.
+pub(super) const STUCK: Duration = Duration::from_secs(15);
 
 /// Notes that a client is replaced, and drops it in a thread of its own: that takes as long as its connections need to
 /// end.

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
-use super::clients::replaced;
+use super::clients::{STUCK, replaced};
 use super::config::KafkaConfig;
 use super::errors::{damaged, io_error, kind, no_client, passes, text};
 use super::feed::Sink;
@@ -29,9 +29,6 @@ const EMPTY: usize = 8;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long an extra lane without readers lives on.
 const UNUSED: Duration = Duration::from_secs(30);
-/// A reader that gets nothing for this long, although there is more, will get nothing any more from this consumer. Longer
-/// than a fetch may take (`socket.timeout.ms`): over a slow line each would be broken off otherwise.
-pub(super) const STUCK: Duration = Duration::from_secs(15);
 /// Between two looks for such readers.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long readers of a closed log wait for what is durable but does not come.
