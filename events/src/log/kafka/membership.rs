@@ -396,3 +396,56 @@ fn leave(consumer: BaseConsumer<Member>) {
     }
     // Dropping closes: the group hears of it, if a broker is there.
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    fn poll_until(consumer: &BaseConsumer<Member>, so: impl Fn() -> bool) {
+        let begun = clock::monotonic();
+        while !so() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            assert!(consumer.poll(POLL).is_none_or(|m| m.is_err()), "all is paused");
+            consumer.context().look_at_the_clock();
+        }
+    }
+
+    /// What the one that is replaced still hears, when it leaves, takes nothing from the other.
+    #[test]
+    fn another_client_takes_the_members_place() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("identity", 3, 1).unwrap();
+        let (tell, owned) = watch::channel(BTreeSet::new());
+        let monitor = Monitor::new(Duration::from_secs(1));
+        let mut settings = ClientConfig::new();
+        settings
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", "writers")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "200");
+        let joining = Joining {
+            settings,
+            topic: "identity".into(),
+            member: Member {
+                context: Context::new(&monitor, "member"),
+                owned: tell,
+                taken: Arc::default(),
+                stop: Arc::default(),
+                retired: Arc::default(),
+            },
+        };
+        let all = BTreeSet::from([0, 1, 2].map(Partition));
+        let first = joining.join().unwrap();
+        poll_until(&first, || *owned.borrow() == all);
+
+        let second = joining.renew(first);
+        assert_eq!(monitor.counts.read().clients_replaced, 1);
+        assert_eq!(*owned.borrow(), all, "they stay until somebody is given them");
+        let given = |consumer: &BaseConsumer<Member>| consumer.assignment().unwrap().count();
+        poll_until(&second, || given(&second) == 3 && *owned.borrow() == all);
+        assert!(second.context().taken_for().is_none());
+    }
+}

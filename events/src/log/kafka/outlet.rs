@@ -75,6 +75,11 @@ impl Outlet {
             .create_with_context(Context::new(monitor, "admin"))
             .map_err(|e| no_client(config, e))?;
         create(config, &admin, &topic).await?;
+        Self::on(config, topic, monitor)
+    }
+
+    /// To a topic that is there.
+    pub(super) fn on(config: &KafkaConfig, topic: String, monitor: &Arc<Monitor>) -> Result<Self, LogError> {
         let mut settings = config.producer();
         // A feed need not be as quick as a login, and larger batches cost everybody less.
         settings.set("linger.ms", "5");

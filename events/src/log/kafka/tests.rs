@@ -163,3 +163,30 @@ async fn clients_that_get_nowhere_while_brokers_answer_are_replaced() {
     assert!(found.is_sorted(), "{found:?}");
     assert!(log.counters().clients_replaced > before, "{:?}", log.counters());
 }
+
+/// The same of the producer of a feed's topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feeds_producer_that_gets_nowhere_is_replaced() {
+    let config = KafkaConfig {
+        delivery_timeout: Duration::from_secs(2),
+        probe_interval: Duration::from_millis(200),
+        ..Default::default()
+    };
+    let (cluster, log) = open_with(config.clone());
+    let config = KafkaConfig {
+        bootstrap_servers: cluster.bootstrap_servers(),
+        ..config
+    };
+    cluster.create_topic("feed.crm", 2, 1).unwrap();
+    let outlet = Outlet::on(&config, "feed.crm".into(), &log.source.monitor).unwrap();
+    let message = OutletMessage {
+        key: "somebody".into(),
+        value: Some(b"{}".to_vec()),
+        headers: Vec::new(),
+    };
+    while outlet.send(P0, &message).await.is_err() {}
+    let before = log.counters().clients_replaced;
+    refuse(&cluster, RDKafkaApiKey::Produce, 70);
+    while outlet.send(P0, &message).await.is_err() {}
+    assert!(log.counters().clients_replaced > before, "{:?}", log.counters());
+}
