@@ -122,15 +122,5 @@ pub fn page(
     after: Option<&[u8]>,
     limit: usize,
 ) -> Result<Vec<(Bytes, Entry)>, StoreError> {
-    let prefix = ledger(tenant, user).done();
-    let mut from = prefix.to_vec();
-    if let Some(after) = after {
-        from.extend_from_slice(after);
-        from.push(0);
-    }
-    let rows = view.page(&prefix, &from, limit)?;
-    Ok(rows
-        .into_iter()
-        .map(|(k, entry)| (k.slice(prefix.len()..), entry))
-        .collect())
+    view.page_after(&ledger(tenant, user).done(), after, limit)
 }

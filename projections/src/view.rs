@@ -158,6 +158,23 @@ impl View<'_> {
         Ok(rows)
     }
 
+    /// Up to `limit` rows below `prefix` in order of key, by the rest of their keys: those behind the rest `after`.
+    pub fn page_after<T: DeserializeOwned>(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, T)>, StoreError> {
+        let mut from = prefix.to_vec();
+        if let Some(after) = after {
+            from.extend_from_slice(after);
+            // No key comes between one and the same with a zero behind it.
+            from.push(0);
+        }
+        let rows = self.page(prefix, &from, limit)?.into_iter();
+        Ok(rows.map(|(key, row)| (key.slice(prefix.len()..), row)).collect())
+    }
+
     fn raw_page(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let changed: Vec<(&Bytes, &Option<Bytes>)> = self
             .overlay
