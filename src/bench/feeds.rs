@@ -360,7 +360,8 @@ async fn take(State(receiver): State<Receiver>, body: Bytes) -> StatusCode {
         Keep::Nothing => false,
     };
     if wanted {
-        kept.arrived.push((now, body));
+        // As it came it keeps all that was read with it in memory.
+        kept.arrived.push((now, Bytes::copy_from_slice(&body)));
     }
     StatusCode::NO_CONTENT
 }
