@@ -302,6 +302,56 @@ async fn a_stream_is_its_receivers_and_the_administrators() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_makes_a_stream_for_a_key_that_may_only_read() {
+    let server = Server::start().await;
+    let reader = key(&server, &["ssf.read"]).await;
+    let stranger = key(&server, &["users:read"]).await;
+    let keys = server.get("/v1/api-keys").admin().send().await.expect(200);
+    let id = |scope: &str| {
+        let all = keys.body["api_keys"].as_array().unwrap();
+        let key = all.iter().find(|key| key["scopes"] == json!([scope])).unwrap();
+        key["key_id"].as_str().unwrap().to_owned()
+    };
+    let body = |aud: &str| json!({"aud": aud, "delivery": {"method": POLL}, "events_requested": uris(&["risc/account-disabled"])});
+    for (token, aud) in [
+        (None, "somebody".to_owned()),
+        (None, uuid::Uuid::nil().to_string()),
+        (None, id("users:read")),
+        (Some(key(&server, &["ssf.manage"]).await), id("ssf.read")),
+    ] {
+        let call = server.post(STREAMS).json(&body(&aud));
+        let call = match &token {
+            Some(token) => call.auth(token),
+            None => call.admin(),
+        };
+        let refused = call.send().await.problem(400, "invalid-stream");
+        assert_eq!(refused.body["errors"][0]["field"], "aud", "{aud}");
+    }
+    let made = server.post(STREAMS).admin().json(&body(&id("ssf.read")));
+    let made = made.send().await.expect(201);
+    let party = Party {
+        key: reader,
+        stream: made.body,
+    };
+    assert_eq!(party.stream["aud"], id("ssf.read"));
+    let seen = server.get(STREAMS).auth(&party.key).send().await.expect(200);
+    assert_eq!(seen.body, json!([party.stream]));
+    let (user, _) = person(&server, "ada").await;
+    set_account(&server, &user, "disabled").await;
+    assert_eq!(kinds(&party.drain(&server).await), ["risc/account-disabled"]);
+    // It reads, and no more.
+    let paused = json!({"stream_id": party.id(), "status": "paused"});
+    let refused = server.post(STATUS).auth(&party.key).json(&paused).send().await;
+    refused.problem(403, "missing-scope");
+    let one = format!("{STREAMS}?stream_id={}", party.id());
+    let refused = server.delete(&one).auth(&party.key).send().await;
+    refused.problem(403, "missing-scope");
+    let hidden = server.get(&one).auth(&stranger).send().await;
+    hidden.problem(403, "missing-scope");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_makes_no_second_stream() {
     let server = Server::start().await;
     let key = key(&server, &["ssf.manage"]).await;

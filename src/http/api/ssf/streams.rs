@@ -10,7 +10,8 @@ use gatelog_events::domain::signals::{
     self, Delivery, Push, SignalStream, SignalStreamChanged, SignalStreamCreated, SignalStreamDeleted,
     StreamConfig, StreamPatch,
 };
-use gatelog_events::domain::tenant;
+use gatelog_events::domain::tenant::{self, Settings};
+use gatelog_events::ids::ApiKeyId;
 use gatelog_projections::settings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,7 +28,7 @@ use crate::feeds::signals::types::EventType;
 use crate::feeds::signals::{MIN_VERIFICATION_INTERVAL, from_now};
 use crate::feeds::webhook::target::Target;
 use crate::http::app::App;
-use crate::http::ask::{Ask, MinPosition};
+use crate::http::ask::{Ask, MinPosition, caught_up};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::params::Query;
@@ -50,6 +51,7 @@ pub struct StreamInput {
     pub delivery: Option<DeliveryInput>,
     pub description: Option<String>,
     pub iss: Option<String>,
+    /// Whoever may do everything can make a stream for another: with the id of the receiver's API key.
     #[schema(value_type = Option<String>)]
     pub aud: Option<Value>,
     pub events_supported: Option<Vec<String>>,
@@ -140,7 +142,7 @@ pub async fn create(
     for (member, given) in [
         ("stream_id", value.stream_id.is_some()),
         ("iss", value.iss.is_some()),
-        ("aud", value.aud.is_some()),
+        ("aud", value.aud.is_some() && !caller.has(Scope::All)),
         ("events_supported", value.events_supported.is_some()),
         ("events_delivered", value.events_delivered.is_some()),
         (
@@ -157,10 +159,13 @@ pub async fn create(
         Some(commit) => commit.0,
         None => uuid::Builder::from_random_bytes(random()?).into_uuid(),
     };
+    let receiver = match &value.aud {
+        Some(audience) => live_key(&app, audience, &mut check).await?,
+        None => receiver(&caller),
+    };
     let config = config(said(&app, id, value, &mut check)?);
     done(check)?;
     make_first_key(&app, &caller, &ask).await?;
-    let receiver = receiver(&caller);
     let created = SignalStreamCreated {
         stream_id: id,
         audience: receiver.map_or_else(|| "operator".to_owned(), |key| key.to_string()),
@@ -170,6 +175,35 @@ pub async fn create(
     };
     submit(&app, &caller, &ask, signals::Command::Create(created), &raw).await?;
     answer(&app, &caller, id, StatusCode::CREATED)
+}
+
+/// The API key that a stream is made for.
+async fn live_key(app: &App, audience: &Value, check: &mut Check) -> Result<Option<ApiKeyId>, Problem> {
+    let id = audience.as_str().and_then(|id| id.parse::<ApiKeyId>().ok());
+    let reads = |settings: &Settings| -> Option<bool> {
+        let key = settings
+            .api_keys
+            .get(&id?)
+            .filter(|key| key.revoked_at.is_none())?;
+        let scopes = [Scope::SsfRead, Scope::SsfManage, Scope::All];
+        Some(scopes.iter().any(|scope| key.scopes.contains(scope.name())))
+    };
+    let mut found = reads(&*app.node.views.settings(app.tenant())?);
+    if found.is_none() && id.is_some() {
+        // A moment ago another node may have made it.
+        let shard = app.node.directory.tenant_shard(app.tenant());
+        caught_up(app, settings::NAME, shard).await?;
+        found = reads(&*app.node.views.settings(app.tenant())?);
+    }
+    match found {
+        Some(true) => {}
+        Some(false) => check.wrong(
+            "aud",
+            "This API key has neither the scope ssf.read nor ssf.manage.",
+        ),
+        None => check.wrong("aud", "It must be the id of an API key that is not revoked."),
+    }
+    Ok(id)
 }
 
 /// The stream of an id, or all that the caller sees.
