@@ -127,8 +127,13 @@ async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
     cluster.verify();
 }
 
-/// Reads a topic from its beginning until nothing comes for a while: keys, `ce_type` and values, as any client of Kafka sees them.
-fn consume(bootstrap: &str, topic: &str, until: impl Fn(&[Message]) -> bool) -> Vec<Message> {
+/// Reads a topic from its beginning as any client of Kafka sees it, until what was read is what is waited for; an error is
+/// what was read until then.
+fn consume(
+    bootstrap: &str,
+    topic: &str,
+    until: impl Fn(&[Message]) -> bool,
+) -> Result<Vec<Message>, Vec<Message>> {
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "crm")
@@ -140,7 +145,9 @@ fn consume(bootstrap: &str, topic: &str, until: impl Fn(&[Message]) -> bool) -> 
     let mut messages = Vec::new();
     let until_when = clock::monotonic() + PATIENCE;
     while !until(&messages) {
-        assert!(clock::monotonic() < until_when, "{messages:#?}");
+        if clock::monotonic() >= until_when {
+            return Err(messages);
+        }
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
             continue;
         };
@@ -156,7 +163,7 @@ fn consume(bootstrap: &str, topic: &str, until: impl Fn(&[Message]) -> bool) -> 
             value: message.payload().map(|p| serde_json::from_slice(p).unwrap()),
         });
     }
-    messages
+    Ok(messages)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,7 +256,8 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
     assert_eq!(feed["topic"], json!({"name": "outlet.feed.crm", "version": 1}));
     let (topic, on) = ("outlet.feed.crm", bootstrap.clone());
     let everyone = tokio::task::spawn_blocking(move || consume(&on, topic, |m| state(m).len() == 12));
-    everyone.await.unwrap();
+    let everyone = everyone.await.unwrap();
+    everyone.unwrap_or_else(|read| panic!("{read:#?}\n{}", cluster.words()));
 
     cluster.nodes[1].take().unwrap().kill();
     for (i, user) in users.iter().enumerate().take(4) {
@@ -275,7 +283,8 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
     };
     let messages = tokio::task::spawn_blocking(move || consume(&on, topic, done))
         .await
-        .unwrap();
+        .unwrap()
+        .unwrap_or_else(|read| panic!("{read:#?}\n{}", cluster.words()));
     let (on, count) = (bootstrap.clone(), messages.len());
     let by_java = tokio::task::spawn_blocking(move || console(&on, topic, count))
         .await

@@ -10,7 +10,7 @@ use super::ports::free_address;
 use super::process::{BOOTSTRAP, Process, gatelog};
 
 pub const PASSWORD: &str = "seven purple otters juggle";
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Nodes that share secrets, topics and nothing else.
 pub struct Cluster {

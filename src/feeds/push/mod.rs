@@ -23,7 +23,7 @@ use gatelog_events::domain::webhook::Webhook;
 use gatelog_events::ids::Partition;
 use gatelog_events::log::kafka::Outlet;
 use gatelog_projections::settings;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +67,7 @@ pub struct Pushes {
     own: Own,
     lanes: HashMap<Key, Running>,
     endpoints: HashMap<(String, String), Arc<Endpoint>>,
-    outlets: HashMap<String, Arc<Outlet>>,
+    outlets: HashMap<String, Arc<OnceCell<Outlet>>>,
 }
 
 impl Pushes {
@@ -111,7 +111,7 @@ impl Pushes {
         self.end_others(&wanted).await;
         for (key, target) in wanted {
             if !self.lanes.contains_key(&key) {
-                self.begin(settings, key, target).await;
+                self.begin(settings, key, target);
             }
         }
     }
@@ -159,7 +159,7 @@ impl Pushes {
         }
     }
 
-    async fn begin(&mut self, settings: &Settings, key: Key, target: Target) {
+    fn begin(&mut self, settings: &Settings, key: Key, target: Target) {
         let stop = CancellationToken::new();
         let task = match &target {
             Target::Webhook(webhook) => {
@@ -170,12 +170,13 @@ impl Pushes {
                 tokio::spawn(lane.run())
             }
             Target::Topic(topic) => {
-                let Some(outlet) = self.outlet(&key.feed).await else {
+                let Backend::Kafka(log) = &self.node.backend else {
                     return;
                 };
                 let lane = TopicLane {
                     node: self.node.clone(),
-                    outlet,
+                    log: log.clone(),
+                    outlet: self.outlets.entry(key.feed.clone()).or_default().clone(),
                     feed: key.feed.clone(),
                     topic: *topic,
                     partition: key.partition,
@@ -200,27 +201,6 @@ impl Pushes {
             }
             Err(e) => {
                 tracing::warn!(feed = key.feed, webhook = key.name, error = %e, "the webhook cannot be used");
-                None
-            }
-        }
-    }
-
-    /// The topic of a feed; it is tried again where Kafka is away.
-    async fn outlet(&mut self, feed: &str) -> Option<Arc<Outlet>> {
-        if let Some(outlet) = self.outlets.get(feed) {
-            return Some(outlet.clone());
-        }
-        let Backend::Kafka(log) = &self.node.backend else {
-            return None;
-        };
-        match log.outlet(&topic_name(feed)).await {
-            Ok(outlet) => {
-                let outlet = Arc::new(outlet);
-                self.outlets.insert(feed.to_owned(), outlet.clone());
-                Some(outlet)
-            }
-            Err(e) => {
-                tracing::warn!(feed, error = %e, "the feed's topic cannot be used");
                 None
             }
         }

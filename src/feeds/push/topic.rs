@@ -12,15 +12,18 @@ use gatelog_events::clock;
 use gatelog_events::domain::feed::{Command, HandedOver, Handover, TOPIC, Topic};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::ids::Partition;
-use gatelog_events::log::kafka::{Outlet, OutletMessage};
+use gatelog_events::log::LogError;
+use gatelog_events::log::kafka::{KafkaLog, Outlet, OutletMessage};
 use gatelog_projections::changes;
 use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Hook;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::{far, place, progress};
 use super::pause::LAND;
 use super::say::say;
+use super::topic_name;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::observed::{Delivery, Outcome, REMEMBERED};
@@ -49,7 +52,9 @@ struct Flight {
 
 pub(super) struct TopicLane {
     pub node: Arc<Node>,
-    pub outlet: Arc<Outlet>,
+    pub log: Arc<KafkaLog>,
+    /// The feed's topic, for all its lanes; opened by the first that needs it.
+    pub outlet: Arc<OnceCell<Outlet>>,
     pub feed: String,
     pub topic: Topic,
     pub partition: Partition,
@@ -60,6 +65,8 @@ pub(super) struct TopicLane {
 enum Broken {
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Log(#[from] LogError),
     #[error("{0}")]
     Kafka(String),
     #[error("{0}")]
@@ -73,8 +80,8 @@ impl TopicLane {
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let Err(e) = self.follow(&stop).await else { break };
-            let (feed, topic) = (&self.feed, self.outlet.topic());
-            tracing::warn!(feed, topic, partition = %self.partition, error = %e, "the feed's topic waits");
+            let feed = &self.feed;
+            tracing::warn!(feed, partition = %self.partition, error = %e, "the feed's topic waits");
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(PAUSE) => {}
@@ -85,6 +92,11 @@ impl TopicLane {
 
     /// From what was said last on. Ends well only when it is stopped.
     async fn follow(&self, stop: &CancellationToken) -> Result<(), Broken> {
+        let open = async || self.log.outlet(&topic_name(&self.feed)).await;
+        let outlet = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            outlet = self.outlet.get_or_try_init(open) => outlet?,
+        };
         let mut cursor = self.begin()?;
         let mut said = cursor.lanes.first().copied().unwrap_or_default();
         let (mut passed, mut say_at) = (said, clock::monotonic() + SAY);
@@ -96,7 +108,7 @@ impl TopicLane {
             let moved = self.node.views.moved(changes::NAME);
             while flights.len() < IN_FLIGHT {
                 let before = cursor.clone();
-                let Some(flight) = self.launch(&mut cursor)? else {
+                let Some(flight) = self.launch(outlet, &mut cursor)? else {
                     break;
                 };
                 if cursor == before {
@@ -201,7 +213,7 @@ impl TopicLane {
     }
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.
-    fn launch(&self, cursor: &mut Cursor) -> Result<Option<Flight>, Broken> {
+    fn launch(&self, outlet: &Outlet, cursor: &mut Cursor) -> Result<Option<Flight>, Broken> {
         let before = cursor.clone();
         let batch = self.with_engine(|engine, _| {
             if before.lanes.is_empty() || !engine.has_more(&before) {
@@ -212,12 +224,12 @@ impl TopicLane {
         let Some(batch) = batch.flatten() else {
             return Ok(None);
         };
-        let flight = self.send(&batch)?;
+        let flight = self.send(outlet, &batch)?;
         *cursor = batch.cursor;
         Ok(Some(flight))
     }
 
-    fn send(&self, batch: &Batch<(Item, Record)>) -> Result<Flight, Broken> {
+    fn send(&self, outlet: &Outlet, batch: &Batch<(Item, Record)>) -> Result<Flight, Broken> {
         let node = &self.node;
         let envelope = Envelope::new(
             &node.config.issuer,
@@ -229,7 +241,7 @@ impl TopicLane {
         let mut withdrawals = Vec::new();
         for (item, record) in &batch.told {
             let message = envelope.message(record)?;
-            sent.push(self.outlet.send(self.partition, &message));
+            sent.push(outlet.send(self.partition, &message));
             if let Item::Withdrawn { .. } = item {
                 withdrawals.extend(item.handed_over().map(|(_, handed)| handed));
                 // The reason is for who reads on; compaction shall leave nothing.
@@ -237,7 +249,7 @@ impl TopicLane {
                     value: None,
                     ..message
                 };
-                sent.push(self.outlet.send(self.partition, &tombstone));
+                sent.push(outlet.send(self.partition, &tombstone));
             }
         }
         let last = batch.told.len().saturating_sub(REMEMBERED);
