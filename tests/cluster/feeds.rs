@@ -141,9 +141,15 @@ fn consume(
         .set("enable.auto.commit", "false")
         .create()
         .unwrap();
+    let until_when = clock::monotonic() + PATIENCE;
+    // A client of librdkafka may never read a partition that had no leader when it first saw it, as those of a topic have that
+    // was made a moment ago (confluentinc/librdkafka#5430).
+    while !is_led(&consumer, topic) {
+        assert!(clock::monotonic() < until_when, "{topic} has no leaders");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     consumer.subscribe(&[topic]).unwrap();
     let mut messages = Vec::new();
-    let until_when = clock::monotonic() + PATIENCE;
     while !until(&messages) {
         if clock::monotonic() >= until_when {
             return Err(messages);
@@ -164,6 +170,16 @@ fn consume(
         });
     }
     Ok(messages)
+}
+
+/// Whether the topic is there, and all its partitions have leaders.
+fn is_led(consumer: &BaseConsumer, topic: &str) -> bool {
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5));
+    metadata.is_ok_and(|all| {
+        let partitions = all.topics().iter().flat_map(|t| t.partitions());
+        let leaders: Vec<_> = partitions.map(|p| p.leader()).collect();
+        !leaders.is_empty() && leaders.iter().all(|leader| *leader >= 0)
+    })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
