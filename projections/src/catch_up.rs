@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::future::try_join_all;
@@ -150,6 +151,22 @@ fn fold(
     Ok(())
 }
 
+/// How often a key store that cannot answer is asked for a key, and the time between.
+const ASKED: usize = 5;
+const BETWEEN: Duration = Duration::from_secs(1);
+
+fn read_one(entry: &Entry, keys: &dyn KeySource) -> Decoded {
+    let mut record = Decoded::read(entry, keys);
+    for _ in 1..ASKED {
+        if !record.lacks_key() {
+            break;
+        }
+        std::thread::sleep(BETWEEN);
+        record = Decoded::read(entry, keys);
+    }
+    record
+}
+
 type Group = Result<Arc<Vec<(Entry, Decoded)>>, LogError>;
 
 /// Reads until the end, an error, or until somebody does not fold any more.
@@ -159,7 +176,7 @@ fn read(entries: EntryIter, keys: &dyn KeySource, outs: &[mpsc::SyncSender<Group
     for entry in entries {
         match entry {
             Ok(entry) => {
-                let record = Decoded::read(&entry, keys);
+                let record = read_one(&entry, keys);
                 group.push((entry, record));
             }
             Err(e) => {

@@ -174,6 +174,12 @@ impl Decoded {
         }
     }
 
+    /// Whether the key store could not answer when this was read. It may later: until then nobody should fold it, for who
+    /// does stops for good.
+    pub fn lacks_key(&self) -> bool {
+        matches!(self.commit, Some(Err(CodecError::Keys(_))))
+    }
+
     /// A commit that was written here, so that it need not be read again.
     pub fn own(position: Position, header: RecordHeader, commit: Arc<Commit>) -> Self {
         Self {
