@@ -318,6 +318,7 @@ async fn an_operator_makes_a_stream_for_a_key_that_may_only_read() {
         (None, uuid::Uuid::nil().to_string()),
         (None, id("users:read")),
         (Some(key(&server, &["ssf.manage"]).await), id("ssf.read")),
+        (Some(key(&server, &["ssf.manage"]).await), id("users:read")),
     ] {
         let call = server.post(STREAMS).json(&body(&aud));
         let call = match &token {
@@ -325,6 +326,8 @@ async fn an_operator_makes_a_stream_for_a_key_that_may_only_read() {
             None => call.admin(),
         };
         let refused = call.send().await.problem(400, "invalid-stream");
+        // Whoever is no operator is told one thing, whatever the key.
+        assert_eq!(refused.body["errors"].as_array().unwrap().len(), 1, "{aud}");
         assert_eq!(refused.body["errors"][0]["field"], "aud", "{aud}");
     }
     let made = server.post(STREAMS).admin().json(&body(&id("ssf.read")));
