@@ -95,11 +95,6 @@ impl Outlet {
         })
     }
 
-    /// The topic's name.
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
     /// Queues a message; the answer says whether Kafka has it. What was not taken may be there all the same.
     pub fn send(
         &self,
