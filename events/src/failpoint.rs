@@ -1,6 +1,7 @@
 //! Named places at which a test may end the process, to show that a crash there loses nothing.
 //!
-//! A clock that is wrong is one, too: `GATELOG_CLOCK_ERROR_FILE` names a file with the milliseconds that it is ahead.
+//! A clock that is wrong is one, too: `GATELOG_CLOCK_ERROR_FILE` names a file with the milliseconds that it is ahead. So is
+//! a node that falls behind: while there is a file that `GATELOG_BEHIND_FILE` names, it folds nothing of what others write.
 //!
 //! Built only with the feature `failpoints`. `GATELOG_FAILPOINT=name:n` aborts the process, as SIGKILL would, the n-th
 //! time (from 1) that the place is passed.
@@ -23,6 +24,15 @@ pub fn clock_error() -> i64 {
     0
 }
 
+/// Whether a test has this process stay behind what other nodes write. `false` without the feature `failpoints`.
+#[inline]
+pub fn stays_behind() -> bool {
+    #[cfg(feature = "failpoints")]
+    return armed::stays_behind();
+    #[cfg(not(feature = "failpoints"))]
+    false
+}
+
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::path::PathBuf;
@@ -41,6 +51,13 @@ mod armed {
     pub fn clock_error() -> i64 {
         let text = CLOCK.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    static BEHIND: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| Some(std::env::var_os("GATELOG_BEHIND_FILE")?.into()));
+
+    pub fn stays_behind() -> bool {
+        BEHIND.as_ref().is_some_and(|file| file.exists())
     }
 
     static HITS: AtomicU64 = AtomicU64::new(0);

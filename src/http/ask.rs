@@ -234,11 +234,11 @@ static QUESTIONS: Semaphore = Semaphore::const_new(256);
 
 /// Waits until a projection has folded what the identity partition of a shard holds now, if other nodes write too.
 ///
-/// Error: nobody can say what it holds, so this node must not say that something is not there. A node that is only slow to
-/// fold is waited for within bounds, and then answers as far as it is.
-pub async fn caught_up(app: &App, projection: &str, shard: Shard) -> Result<(), WriteError> {
+/// `false`: it is behind all the same, after a wait within bounds. Error: nobody can say what the partition holds. Either
+/// way this node must not say that something is not there.
+pub async fn caught_up(app: &App, projection: &str, shard: Shard) -> Result<bool, WriteError> {
     if app.node.config.kafka.is_none() {
-        return Ok(());
+        return Ok(true);
     }
     reachable(app)?;
     let (stream, partition) = (Stream::Identity, shard.partition(app.node.log.partitions()));
@@ -257,16 +257,22 @@ pub async fn caught_up(app: &App, projection: &str, shard: Shard) -> Result<(), 
         let reason = "the log does not say what other nodes wrote".to_owned();
         return Err(WriteError::Unavailable { reason });
     };
-    if let Some(offset) = end.checked_sub(1) {
-        let last = Position {
-            stream,
-            partition,
-            offset,
-        };
-        let left = deadline.saturating_duration_since(clock::monotonic());
-        let _ = app.node.views.wait_for(projection, last, left).await;
-    }
-    Ok(())
+    let Some(offset) = end.checked_sub(1) else {
+        return Ok(true);
+    };
+    let last = Position {
+        stream,
+        partition,
+        offset,
+    };
+    let left = deadline.saturating_duration_since(clock::monotonic());
+    Ok(app.node.views.wait_for(projection, last, left).await.is_ok())
+}
+
+/// What is answered where this node knows less than the log holds, and it matters.
+pub fn behind() -> WriteError {
+    let reason = "this node has not read all that other nodes wrote".to_owned();
+    WriteError::Unavailable { reason }
 }
 
 /// `Gatelog-Min-Position`: what must have been folded before a read is answered.

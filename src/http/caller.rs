@@ -14,7 +14,7 @@ use gatelog_projections::users;
 use subtle::ConstantTimeEq;
 
 use super::app::App;
-use super::ask::caught_up;
+use super::ask::{behind, caught_up};
 use crate::auth::api_keys::{ONE_FEED, Presented, Scope};
 use crate::error::{Kind, Problem, invalid_token};
 
@@ -185,8 +185,11 @@ async fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
     let mut user = app.node.views.user(app.tenant(), claims.sub)?;
     if user.version == 0 {
         // Who has a token of ours was registered; on another node perhaps, and a moment ago.
-        caught_up(app, users::NAME, claims.sub.shard()).await?;
+        let caught_up = caught_up(app, users::NAME, claims.sub.shard()).await?;
         user = app.node.views.user(app.tenant(), claims.sub)?;
+        if user.version == 0 && !caught_up {
+            return Err(behind().into());
+        }
     }
     if !user.may_sign_in() {
         return Err(invalid_token());

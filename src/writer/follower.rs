@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::executor::block_on;
 use futures::stream::select_all;
+use gatelog_events::failpoint;
 use gatelog_events::ids::Position;
 use gatelog_events::log::{Entry, LogError};
 use gatelog_events::seal::KeySource;
@@ -17,7 +18,7 @@ use super::takeover::{Parts, TakeoverError, spawn};
 
 /// Records that are read ahead of the decider.
 const AHEAD: usize = 1024;
-/// Between two questions for a key that cannot be read.
+/// Between two questions whether it can go on.
 const BETWEEN: Duration = Duration::from_millis(500);
 
 type Read = Result<Decoded, LogError>;
@@ -86,16 +87,23 @@ async fn follow(parts: &Parts, from: Vec<Position>, out: mpsc::Sender<Read>) {
 /// Where the key store cannot answer it is asked until it can: folded without its key, a record would stop the read models
 /// for good.
 async fn read_one(entry: &Entry, keys: &dyn KeySource) -> Decoded {
+    while failpoint::stays_behind() {
+        pause().await;
+    }
     loop {
         let record = Decoded::read(entry, keys);
         if !record.lacks_key() {
             return record;
         }
         tracing::warn!(position = %entry.position, "a subject's key cannot be read now; what follows in the log waits for it");
-        std::thread::sleep(BETWEEN);
-        // The thread may have to stop meanwhile.
-        tokio::task::yield_now().await;
+        pause().await;
     }
+}
+
+/// The thread is the follower's own; it may have to stop after a pause.
+async fn pause() {
+    std::thread::sleep(BETWEEN);
+    tokio::task::yield_now().await;
 }
 
 #[cfg(test)]

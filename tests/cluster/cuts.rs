@@ -1,5 +1,6 @@
 //! Cuts of the network, and brokers that stand still. The long versions are in `make demo-kafka`.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ struct Stage {
     to_kafka: Vec<Wire>,
     to_node: Vec<Wire>,
     people: Vec<String>,
+    /// While there is such a file, node 0 folds nothing of what node 1 writes.
+    behind: PathBuf,
 }
 
 impl Stage {
@@ -52,6 +55,8 @@ impl Stage {
             cluster.own[n] = own.map(|(k, v)| (k.to_owned(), v)).to_vec();
             to_node.push(door.to(cluster.addresses[n].parse().unwrap()));
         }
+        let behind = cluster.folder(0).with_extension("behind");
+        cluster.own[0].push(("GATELOG_BEHIND_FILE".to_owned(), behind.display().to_string()));
         cluster.start_all().await;
         let mut people = Vec::new();
         for i in 0..PEOPLE {
@@ -65,6 +70,7 @@ impl Stage {
             to_kafka,
             to_node,
             people,
+            behind,
         })
     }
 
@@ -153,6 +159,63 @@ impl Stage {
         (email, path, token)
     }
 
+    /// As `somebody_new`, of whom a node that is behind has not heard.
+    async fn somebody_unknown_to(&self, n: usize) -> (String, String, String) {
+        let begun = clock::monotonic();
+        for round in 0.. {
+            assert!(begun.elapsed() < crate::PATIENCE, "node {n} is not behind");
+            // Where that node is the one to write, it refuses what rests on more than it has folded.
+            let email = format!("unknown.{round}@example.com");
+            let somebody = json!({"email": email, "password": PASSWORD});
+            let Some(body) = self.once(1, "/v1/registrations", somebody).await else {
+                continue;
+            };
+            let path = format!("/v1/users/{}", body["user_id"].as_str().unwrap());
+            let login = json!({"identifier": email, "password": PASSWORD});
+            if self.read(n, &path, BOOTSTRAP).await == 404
+                && let Some(tokens) = self.once(1, "/v1/logins", login).await
+            {
+                let token = tokens["access_token"].as_str().unwrap().to_owned();
+                return (email, path, token);
+            }
+        }
+        unreachable!("it ends before")
+    }
+
+    /// What is made by one try, if it is not refused for now.
+    async fn once(&self, n: usize, path: &str, body: Value) -> Option<Value> {
+        let node = self.cluster.node(n);
+        let call = node.client.post(format!("{}{path}", node.url)).json(&body);
+        let answer = call.send().await.unwrap();
+        match answer.status().as_u16() {
+            503 => None,
+            200 | 201 => Some(answer.json().await.unwrap()),
+            status => panic!("{path}: {status}"),
+        }
+    }
+
+    /// What somebody is answered who tries a password; refused for now is told when to come again.
+    async fn guess(&self, n: usize, email: &str, password: &str) -> u16 {
+        let node = self.cluster.node(n);
+        let call = node.client.post(format!("{}/v1/logins", node.url));
+        let login = json!({"identifier": email, "password": password});
+        let answer = call.json(&login).send().await.unwrap();
+        let status = answer.status().as_u16();
+        assert_eq!(
+            [429, 503].contains(&status),
+            answer.headers().contains_key("retry-after")
+        );
+        status
+    }
+
+    /// What a node knows of somebody's consents.
+    async fn consent(&self, n: usize, user: &str) -> String {
+        let node = self.cluster.node(n);
+        let call = node.client.get(format!("{}/v1/users/{user}/consents", node.url));
+        let answer = call.bearer_auth(BOOTSTRAP).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+
     async fn read(&self, n: usize, path: &str, bearer: &str) -> u16 {
         let node = self.cluster.node(n);
         let call = node.client.get(format!("{}{path}", node.url)).bearer_auth(bearer);
@@ -194,6 +257,57 @@ async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
         assert_eq!(status, 200, "{body}");
         assert_eq!(stage.read(0, &path, &their_token).await, 200);
         stage.consents(1, true, &format!("both-{round}")).await;
+    }
+    stage.cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_behind_does_not_say_that_there_is_nobody() {
+    let Some(stage) = Stage::set("behind.").await else {
+        return;
+    };
+    // Each node writes its part, and knows what the other's is.
+    stage.cluster.until_shared_out().await;
+    stage.consents(0, false, "both-write").await;
+    for n in 0..PEOPLE {
+        stage.log_in(0, &format!("p{n}@example.com")).await;
+    }
+    std::fs::write(&stage.behind, "").unwrap();
+    stage.try_consents(1, true, "unread").await;
+    let (email, path, token) = stage.somebody_unknown_to(0).await;
+    for password in [PASSWORD, "another password"] {
+        assert_eq!(stage.guess(0, &email, password).await, 503);
+    }
+    assert_eq!(stage.read(0, &path, &token).await, 503);
+
+    // Whom it knows may come in, and whoever gives another password is told nothing of whether it is the wrong one.
+    let mut behind = Vec::new();
+    for (n, id) in stage.people.iter().enumerate() {
+        let known = format!("p{n}@example.com");
+        let right = stage.guess(0, &known, PASSWORD).await;
+        assert_eq!(right, 200, "{known}\n{}", stage.cluster.words());
+        let is_behind = stage.consent(0, id).await != stage.consent(1, id).await;
+        let wrong = stage.guess(0, &known, "another password").await;
+        assert!(wrong == 503 || (wrong == 401 && !is_behind), "{known}: {wrong}");
+        behind.extend(is_behind.then_some(known));
+        if behind.len() == 2 {
+            break;
+        }
+    }
+    // Who guesses is slowed down as ever.
+    let guessed = behind.first().expect("the other node writes for somebody");
+    let guesses = (0..6).map(|_| stage.guess(0, guessed, "another password"));
+    let refused = join_all(guesses).await;
+    assert!(refused.contains(&429) && !refused.contains(&401), "{refused:?}");
+
+    std::fs::remove_file(&stage.behind).unwrap();
+    let begun = clock::monotonic();
+    while stage.read(0, &path, &token).await != 200 {
+        assert!(begun.elapsed() < crate::PATIENCE, "node 0 stays behind");
+    }
+    stage.log_in(0, &email).await;
+    for known in &behind[1..] {
+        assert_eq!(stage.guess(0, known, "another password").await, 401);
     }
     stage.cluster.verify();
 }

@@ -14,28 +14,6 @@ use crate::support::process::BOOTSTRAP;
 
 const EVENTS: [&str; 2] = ["risc/account-disabled", "risc/account-enabled"];
 
-/// Waits until every node writes some partitions, and all of them are somebody's.
-async fn until_shared_out(cluster: &Cluster) {
-    let begun = clock::monotonic();
-    loop {
-        let mut owned: Vec<usize> = Vec::new();
-        for n in 0..cluster.nodes.len() {
-            let node = cluster.node(n);
-            let metrics = node.client.get(format!("{}/metrics", node.url)).send().await;
-            let text = metrics.unwrap().text().await.unwrap();
-            let own = text
-                .lines()
-                .find_map(|l| l.strip_prefix("gatelog_owned_partitions "));
-            owned.push(own.map_or(0, |n| n.parse().unwrap()));
-        }
-        if owned.iter().sum::<usize>() == 6 && !owned.contains(&0) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{owned:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 async fn stream(cluster: &Cluster, delivery: Value) -> Value {
     let body = json!({"delivery": delivery, "events_requested": uris(&EVENTS)});
     let key = delivery["method"].as_str().unwrap().replace(':', "-");
@@ -141,7 +119,7 @@ async fn a_stream_is_told_once_and_in_order_whichever_node_is_asked_and_whicheve
         ("GATELOG_WEBHOOK_PLAIN_HTTP", "true"),
     ];
     let mut cluster = Cluster::start_with(&bootstrap, "signals.", 2, &environment).await;
-    until_shared_out(&cluster).await;
+    cluster.until_shared_out().await;
     let receiver = PushReceiver::start().await;
     let polled = stream(&cluster, json!({"method": POLL})).await;
     let pushed = stream(&cluster, json!({"method": PUSH, "endpoint_url": receiver.url})).await;

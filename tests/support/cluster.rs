@@ -164,6 +164,27 @@ impl Cluster {
         .await
     }
 
+    /// Waits until every node writes some partitions, and all of them are somebody's.
+    pub async fn until_shared_out(&self) {
+        let begun = clock::monotonic();
+        loop {
+            let mut owned: Vec<usize> = Vec::new();
+            for node in self.nodes.iter().flatten() {
+                let metrics = node.client.get(format!("{}/metrics", node.url)).send().await;
+                let text = metrics.unwrap().text().await.unwrap();
+                let own = text
+                    .lines()
+                    .find_map(|l| l.strip_prefix("gatelog_owned_partitions "));
+                owned.push(own.map_or(0, |n| n.parse().unwrap()));
+            }
+            if owned.iter().sum::<usize>() == 6 && !owned.contains(&0) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{owned:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// What each node that runs has said, for who has to find out why a test failed.
     pub fn words(&self) -> String {
         let nodes = self.nodes.iter().enumerate();

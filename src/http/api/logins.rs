@@ -24,7 +24,7 @@ use crate::auth::throttle::Key;
 use crate::auth::tokens::Grant;
 use crate::error::{Kind, Problem, invalid_credentials};
 use crate::http::app::App;
-use crate::http::ask::{Ask, caught_up, reachable};
+use crate::http::ask::{Ask, behind, caught_up, reachable};
 use crate::http::body::{Json, SecretText};
 use crate::http::check::Check;
 use crate::http::reply::{ok, written};
@@ -123,8 +123,9 @@ impl Opened {
 
 /// Logs a user in by password.
 ///
-/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time. While the log
-/// cannot be reached the answer is 503 or, if the operator has chosen so, a session that is recorded later.
+/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time: with 401, or with
+/// 503 where this node has not read all that other nodes wrote. While the log cannot be reached the answer is 503 or, if the
+/// operator has chosen so, a session that is recorded later.
 #[utoipa::path(
     post, path = "/v1/logins", tag = "sessions", request_body = Login,
     responses((status = 200, description = "A new session", body = TokenSet)),
@@ -155,7 +156,7 @@ pub async fn login(
         given.verify(&app, row.as_ref()),
         caught_up(&app, logins::NAME, shard)
     );
-    spooled::unless_spooled(&app, asked).map_err(forgive)?;
+    let caught_up = spooled::unless_spooled(&app, asked).map_err(forgive)?;
     let mut verified = verified.map_err(forgive)?;
     if app.node.views.login(app.tenant(), digest)? != row {
         row = find(&app, digest)?;
@@ -169,6 +170,12 @@ pub async fn login(
                 rehash(app.clone(), ask, given, row);
             }
             tokens(&app, &opened)
+        }
+        // Who registered elsewhere a moment ago is nobody yet, and a password that was changed is wrong. It stays counted in
+        // memory, or the time that a node is behind would be one for guessing.
+        _ if caught_up == Some(false) => {
+            app.node.network_limits.failed(ask.network(), clock::now());
+            Err(behind().into())
         }
         row => {
             let problem = fail(&app, &ask, row.as_ref(), verified.ok, &email).await;

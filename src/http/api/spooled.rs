@@ -51,11 +51,13 @@ pub async fn submit(app: &App, request: Request) -> Result<Option<Outcome>, Writ
     }
 }
 
-/// A log that says nothing ends a login, but under the policy `spool`: then the node decides on what it knows.
-pub fn unless_spooled(app: &App, asked: Result<(), WriteError>) -> Result<(), Problem> {
-    match app.node.config.spool {
-        Some(_) => Ok(()),
-        None => Ok(asked?),
+/// What the log said. One that says nothing ends a login, but under the policy `spool` (`None`): then the node decides on
+/// what it knows.
+pub fn unless_spooled<T>(app: &App, asked: Result<T, WriteError>) -> Result<Option<T>, Problem> {
+    match (asked, &app.node.config.spool) {
+        (Ok(said), _) => Ok(Some(said)),
+        (Err(_), Some(_)) => Ok(None),
+        (Err(e), None) => Err(e.into()),
     }
 }
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::auth::api_keys::Scope;
 use crate::error::{FieldError, Kind, Problem};
 use crate::http::app::App;
-use crate::http::ask::caught_up;
+use crate::http::ask::{behind, caught_up};
 use crate::http::caller::Caller;
 
 const STREAMS: &str = "/ssf/streams";
@@ -78,15 +78,26 @@ fn known<'s>(
         .ok_or_else(|| tenant::Rejection::SignalStreamNotFound.into())
 }
 
-/// The settings as they are known here, at least until the stream is known: a moment ago another node may have made it.
+/// The settings as they are known here, at least until the stream is known.
 async fn settings_with(app: &App, caller: &Caller, stream_id: &str) -> Result<Arc<Settings>, Problem> {
+    let can_be = Uuid::try_parse(stream_id).is_ok();
+    settings_until(app, |now| !can_be || known(now, caller, stream_id).is_ok()).await
+}
+
+/// The settings as they are known here, at least until they have what is looked for: a moment ago another node may have
+/// made it. Error: they have not, and this node does not know all that others wrote.
+async fn settings_until(app: &App, has_it: impl Fn(&Settings) -> bool) -> Result<Arc<Settings>, Problem> {
     let now = app.node.views.settings(app.tenant())?;
-    if known(&now, caller, stream_id).is_ok() || Uuid::try_parse(stream_id).is_err() {
+    if has_it(&now) {
         return Ok(now);
     }
     let shard = app.node.directory.tenant_shard(app.tenant());
-    caught_up(app, settings::NAME, shard).await?;
-    Ok(app.node.views.settings(app.tenant())?)
+    let caught_up = caught_up(app, settings::NAME, shard).await?;
+    let now = app.node.views.settings(app.tenant())?;
+    match caught_up || has_it(&now) {
+        true => Ok(now),
+        false => Err(behind().into()),
+    }
 }
 
 /// Something that was asked of a stream is wrong (SSF 1.0 has status 400 for it).

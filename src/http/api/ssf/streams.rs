@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::{
-    METHOD_POLL, METHOD_PUSH, invalid, known, may_see, poll_url, reads, receiver, settings_with, wrong,
+    METHOD_POLL, METHOD_PUSH, invalid, known, may_see, poll_url, reads, receiver, settings_until,
+    settings_with, wrong,
 };
 use crate::auth::api_keys::Scope;
 use crate::auth::random;
@@ -28,7 +29,7 @@ use crate::feeds::signals::types::EventType;
 use crate::feeds::signals::{MIN_VERIFICATION_INTERVAL, from_now};
 use crate::feeds::webhook::target::Target;
 use crate::http::app::App;
-use crate::http::ask::{Ask, MinPosition, caught_up};
+use crate::http::ask::{Ask, MinPosition};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::params::Query;
@@ -189,14 +190,8 @@ async fn live_key(app: &App, audience: &Value, check: &mut Check) -> Result<Opti
         let scopes = [Scope::SsfRead, Scope::SsfManage, Scope::All];
         Some(scopes.iter().any(|scope| key.scopes.contains(scope.name())))
     };
-    let mut found = reads(&*app.node.views.settings(app.tenant())?);
-    if found.is_none() && id.is_some() {
-        // A moment ago another node may have made it.
-        let shard = app.node.directory.tenant_shard(app.tenant());
-        caught_up(app, settings::NAME, shard).await?;
-        found = reads(&*app.node.views.settings(app.tenant())?);
-    }
-    match found {
+    let settings = settings_until(app, |now| id.is_none() || reads(now).is_some()).await?;
+    match reads(&settings) {
         Some(true) => {}
         Some(false) => check.wrong(
             "aud",
