@@ -120,6 +120,22 @@ fn subject(n: u128) -> Uuid {
     Uuid::from_u128(0xA11C_E000_0000_4000_8000_0000_0000_0000 + n)
 }
 
+fn details(kind: &str) -> Map<String, Value> {
+    let details = match kind {
+        "plan.upgraded" => &[
+            ("from", "free"),
+            ("to", "pro"),
+            ("effective_at", "2026-01-01T00:00:00.000Z"),
+        ][..],
+        "consent.granted" => &[("purpose", "newsletter"), ("channel", "email")],
+        _ => &[],
+    };
+    let details = details
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), json!(text)));
+    details.collect()
+}
+
 fn batch() -> Vec<Given> {
     let given = |n: u128, kind: &str, time: Option<&str>, said: Said| Given {
         id: Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + n),
@@ -128,6 +144,7 @@ fn batch() -> Vec<Given> {
         time: time.map(str::to_owned),
         sequence: u64::try_from(n).unwrap_or(0) + 7,
         granted: kind == "consent.granted",
+        details: details(kind),
         said,
     };
     let full: Map<String, Value> = [

@@ -12,6 +12,7 @@ use gatelog_events::domain::{Event, feed};
 use gatelog_events::ids::{EventId, Offset, Partition, Stream, TenantId, UserId};
 use serde::{Deserialize, Serialize};
 
+use crate::details::{self, Details};
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -40,6 +41,8 @@ pub struct Happened {
     pub sequence: u64,
     /// The purpose, where it is about a consent.
     pub purpose: Option<String>,
+    /// What else feeds may tell of it.
+    pub details: Details,
 }
 
 /// What ended somebody's consent or account.
@@ -70,8 +73,8 @@ impl Projection for Changes {
     }
 
     fn version(&self) -> u32 {
-        // 2: an erasure concerns whoever ever knew of the user.
-        2
+        // 2: an erasure concerns whoever ever knew of the user. 3: with details.
+        3
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -114,6 +117,7 @@ impl Projection for Changes {
                 time: e.time,
                 sequence: e.sequence,
                 purpose: purpose(&e.event).map(str::to_owned),
+                details: details::for_feeds(&e.event),
             });
         }
         if events.is_empty() {

@@ -6,6 +6,7 @@ pub mod applied;
 pub mod catch_up;
 pub mod changes;
 pub mod consents;
+pub mod details;
 pub mod erasures;
 pub mod folder;
 pub mod handovers;

@@ -4,13 +4,12 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
-use gatelog_events::domain::consent::{ConsentChange, ConsentEvent};
-use gatelog_events::domain::session::SessionEvent;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::domain::{Actor, Event};
 use gatelog_events::ids::{EventId, Offset, Partition, Position, Stream, TenantId, UserId};
 use serde::{Deserialize, Serialize};
 
+use crate::details::{self, Details};
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -34,7 +33,7 @@ pub struct Entry {
     pub sequence: u64,
     pub actor: Actor,
     /// What the event says in the clear, by name.
-    pub details: Vec<(Cow<'static, str>, String)>,
+    pub details: Details,
 }
 
 impl Entry {
@@ -82,7 +81,7 @@ impl Projection for Timeline {
                 offset: at.position.offset,
                 sequence: e.sequence,
                 actor: at.commit.actor.clone(),
-                details: details(&e.event),
+                details: details::of(&e.event),
             };
             // Keys are in ascending order, and the newest shall come first.
             let row = of(tenant, user)
@@ -99,80 +98,6 @@ impl Projection for Timeline {
 
 fn of(tenant: &TenantId, user: UserId) -> KeyBuilder {
     key(KeyKind::Timeline, tenant).fixed(user.as_bytes())
-}
-
-fn details(event: &Event) -> Vec<(Cow<'static, str>, String)> {
-    let mut out: Vec<(&'static str, String)> = Vec::new();
-    match event {
-        Event::User(e) => match e {
-            UserEvent::Registered(r) => {
-                out.push(("origin", text(&r.origin)));
-                out.extend(r.locale.clone().map(|l| ("locale", l)));
-            }
-            UserEvent::PasswordSet(p) => out.push(("reason", text(&p.reason))),
-            UserEvent::EmailVerified(v) => out.push(("method", text(&v.method))),
-            UserEvent::ProfileChanged(p) => out.extend(p.locale.clone().map(|l| ("locale", l))),
-            UserEvent::RoleGranted(r) | UserEvent::RoleRevoked(r) => out.push(("role", r.role.clone())),
-            UserEvent::Disabled(s) | UserEvent::Enabled(s) | UserEvent::Erased(s) => {
-                out.extend(s.reason.clone().map(|r| ("reason", r)));
-            }
-            UserEvent::EmailChanged(_) => {}
-        },
-        Event::Consent(ConsentEvent::Granted(c) | ConsentEvent::Withdrawn(c)) => consent(c, &mut out),
-        Event::Plan(p) => {
-            let c = p.change();
-            out.extend(c.from.clone().map(|f| ("from", f)));
-            out.push(("to", c.to.clone()));
-            out.push(("effective_at", c.effective_at.to_string()));
-            out.push(("source", c.source.clone()));
-            out.extend(c.reason.clone().map(|r| ("reason", r)));
-        }
-        Event::Session(s) => session(s, &mut out),
-        Event::Identifier(_) | Event::Tenant(_) | Event::Feed(_) => {}
-    }
-    out.into_iter().map(|(k, v)| (k.into(), v)).collect()
-}
-
-fn consent(c: &ConsentChange, out: &mut Vec<(&'static str, String)>) {
-    out.push(("purpose", c.purpose.clone()));
-    out.push(("channel", c.channel.clone()));
-    out.push((
-        "notice",
-        format!("{} {} ({})", c.notice.id, c.notice.version, c.notice.language),
-    ));
-    out.push(("lawful_basis", text(&c.lawful_basis)));
-    out.push(("method", text(&c.method)));
-}
-
-fn session(event: &SessionEvent, out: &mut Vec<(&'static str, String)>) {
-    match event {
-        SessionEvent::LoginSucceeded(l) => {
-            out.push(("method", l.method.name().to_owned()));
-            out.push(("session_id", l.session_id.to_string()));
-        }
-        SessionEvent::LoginFailed(l) => {
-            out.push(("method", l.method.name().to_owned()));
-            out.push(("reason", l.reason.name().to_owned()));
-        }
-        SessionEvent::Locked(l) => out.push(("until", l.until.to_string())),
-        SessionEvent::Unlocked(u) => out.extend(u.reason.clone().map(|r| ("reason", r))),
-        SessionEvent::Started(s) => out.push(("session_id", s.session_id.to_string())),
-        SessionEvent::Refreshed(r) | SessionEvent::Reused(r) => {
-            out.push(("session_id", r.session_id.to_string()));
-        }
-        SessionEvent::Ended(e) => {
-            out.push(("session_id", e.session_id.to_string()));
-            out.push(("reason", text(&e.reason)));
-        }
-    }
-}
-
-/// The name on the wire of a value of a closed list.
-fn text<T: Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(s)) => s,
-        _ => String::new(),
-    }
 }
 
 /// A page of a user's timeline, newest first; `after` is the cursor of the last entry seen.

@@ -240,21 +240,24 @@ fn told(event: &Value) -> String {
     let kind = text(event, "type");
     let kind = kind.strip_prefix("com.gatelog.feed.").unwrap_or(kind);
     let kind = kind.rsplit_once(".v").map_or(kind, |(kind, _)| kind);
-    let what = match event["data"]["fields"].as_object() {
-        Some(fields) => fields
-            .iter()
-            .map(|(name, value)| {
-                format!(
-                    "{name}={}",
-                    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-                )
-            })
-            .collect::<Vec<_>>()
-            .join(" "),
-        None => text(&event["data"], "reason").to_owned(),
+    let data = &event["data"];
+    let said = ["details", "fields"]
+        .into_iter()
+        .flat_map(|part| pairs(&data[part]));
+    let what = match data["reason"].as_str() {
+        Some(reason) => reason.to_owned(),
+        None => said.collect::<Vec<_>>().join(" "),
     };
     let time = event["time"].as_str().unwrap_or("-                       ");
     format!("{time}  {kind:<24}  {}  {what}", text(event, "subject"))
+}
+
+/// `name=value` of each member.
+fn pairs(object: &Value) -> impl Iterator<Item = String> + '_ {
+    object.as_object().into_iter().flatten().map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        format!("{name}={value}")
+    })
 }
 
 async fn withdrawals(node: &Remote, name: &str, open: bool, json: bool) -> Result<(), Failure> {
@@ -308,11 +311,11 @@ mod tests {
     fn what_is_personal_is_not_shown_unless_asked_for() {
         let event = json!({
             "type": "com.gatelog.feed.plan.upgraded.v1", "subject": "s", "time": "2026-11-27T12:00:00Z",
-            "data": {"fields": {"email": "ada@example.com", "plan": "pro"}},
+            "data": {"details": {"from": "free"}, "fields": {"email": "ada@example.com", "plan": "pro"}},
         });
         let shown = told(&redacted(&event));
         assert!(
-            shown.contains("plan.upgraded") && shown.contains("email=…"),
+            shown.contains("plan.upgraded") && shown.contains("from=free email=…"),
             "{shown}"
         );
         assert!(!shown.contains("ada"), "{shown}");

@@ -54,7 +54,8 @@ fn channel(name: &str, version: u32, definition: &Definition) -> Value {
     let mut messages = Map::new();
     let kinds = definition.events.iter().map(String::as_str);
     for kind in kinds.chain([SNAPSHOT]) {
-        messages.insert(kind.to_owned(), message(kind, schema::state(definition)));
+        let data = schema::state(definition, [kind].into_iter());
+        messages.insert(kind.to_owned(), message(kind, data));
     }
     messages.insert(WITHDRAWN.to_owned(), message(WITHDRAWN, schema::withdrawn()));
     json!({

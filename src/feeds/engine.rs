@@ -17,6 +17,7 @@ use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
 use gatelog_projections::changes::{self, Cause, Change, Happened, Withdrawal};
 use gatelog_projections::store::StoreError;
 use gatelog_projections::users;
+use serde_json::{Map, Value};
 
 use self::batch::Filling;
 pub use self::batch::{Batch, Item};
@@ -483,7 +484,10 @@ impl Engine<'_> {
             time: None,
             sequence: user.version,
             granted: false,
-            data: self.fields(id, user),
+            data: Data::State {
+                details: Map::new(),
+                fields: self.fields(id, user),
+            },
         }
     }
 
@@ -499,11 +503,18 @@ impl Engine<'_> {
             time: Some(event.time),
             sequence: event.sequence,
             granted: self.grants(event),
-            data: self.fields(id, user),
+            data: Data::State {
+                details: if as_state {
+                    Map::new()
+                } else {
+                    gate::details(event)
+                },
+                fields: self.fields(id, user),
+            },
         }
     }
 
-    fn fields(&self, id: UserId, user: &User) -> Data {
+    fn fields(&self, id: UserId, user: &User) -> Map<String, Value> {
         let link = |field| {
             let (kind, token) = match field {
                 Field::UnsubscribeUrl => {
@@ -522,9 +533,7 @@ impl Engine<'_> {
             };
             Some(format!("{}/v1/{kind}/{token}", self.issuer.trim_end_matches('/')))
         };
-        Data::State {
-            fields: gate::fields(self.definition, user, self.settings, link),
-        }
+        gate::fields(self.definition, user, self.settings, link)
     }
 
     /// Whether a subject may have come into sight with an event.

@@ -3,6 +3,8 @@
 use gatelog_events::domain::feed::{Definition, Field};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::{Status, User};
+use gatelog_projections::changes::Happened;
+use gatelog_projections::details::PURPOSE;
 use serde_json::{Map, Value, json};
 
 /// Whether the feed's consumer may see this user now: neither disabled nor erased, and with the feed's consent.
@@ -30,6 +32,16 @@ pub fn fields(
         }
     }
     out
+}
+
+/// What an event says of itself.
+pub fn details(event: &Happened) -> Map<String, Value> {
+    let purpose = event.purpose.iter().map(|purpose| (PURPOSE, purpose));
+    let others = event.details.iter().map(|(name, text)| (&**name, text));
+    purpose
+        .chain(others)
+        .map(|(name, text)| (name.to_owned(), text.as_str().into()))
+        .collect()
 }
 
 fn value(field: Field, user: &User, settings: &Settings) -> Option<Value> {

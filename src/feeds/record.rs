@@ -41,8 +41,13 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Data {
-    /// The fields that the feed names and the subject has, all of them, as they are now.
-    State { fields: Map<String, Value> },
+    State {
+        /// What the event says of itself; nothing in a snapshot.
+        #[serde(skip_serializing_if = "Map::is_empty")]
+        details: Map<String, Value>,
+        /// The fields that the feed names and the subject has, all of them, as they are now.
+        fields: Map<String, Value>,
+    },
     /// Forget the subject.
     Withdrawn { reason: Reason },
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::consumer::*;
-use crate::support::server::Server;
+use crate::support::server::{PASSWORD, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_then_what_happens_with_the_granted_fields_only() {
@@ -218,5 +218,64 @@ async fn who_comes_after_the_retention_is_told_the_present_in_place_of_the_past(
         .filter(|kind| **kind == "plan.upgraded")
         .count();
     assert_eq!(upgrades, 1, "only what is young enough: {:?}", consumer.kinds());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_says_what_it_is_about_and_a_state_does_not() {
+    let server = Server::start().await;
+    let definition = json!({
+        "purpose": "newsletter", "fields": ["plan"],
+        "events": ["plan.upgraded", "consent.granted", "login.succeeded", "user.profile_changed"],
+    });
+    define(&server, "sales", &definition).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "sales").await;
+    consumer.catch_up(&server, "", &at).await;
+    upgrade(&server, &ada, "pro").await;
+    consent(&server, &ada, "product_updates", true).await;
+    let renamed = rename(&server, &ada, "augusta").await;
+    let login = server.login("ada@example.com", PASSWORD).await.expect(200);
+    consumer.sees(&server, &[renamed]).await;
+    consumer.catch_up(&server, "", login.text("position")).await;
+
+    let schema = server
+        .get("/v1/feeds/sales/versions/1/schema")
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    let known = &schema.body["oneOf"][0]["properties"]["details"]["properties"];
+    let mut told: Vec<_> = consumer.kinds().into_iter().zip(&consumer.records).collect();
+    told.sort_by_key(|(kind, _)| *kind);
+    let told: Vec<_> = told
+        .into_iter()
+        .map(|(kind, record)| {
+            let mut details = record["data"]["details"].clone();
+            if let Some(details) = details.as_object_mut() {
+                assert!(
+                    details.keys().all(|name| known.get(name).is_some()),
+                    "{details:?}"
+                );
+                // When it was written.
+                assert_eq!(details.remove("effective_at").is_some(), kind == "plan.upgraded");
+            }
+            (kind, details)
+        })
+        .collect();
+    let expected = [
+        (
+            "consent.granted",
+            json!({"purpose": "product_updates", "channel": "email", "method": "recorded"}),
+        ),
+        ("login.succeeded", json!({"method": "password"})),
+        (
+            "plan.upgraded",
+            json!({"from": "free", "to": "pro", "source": "api"}),
+        ),
+        ("subject.snapshot", json!(null)),
+        ("user.profile_changed", json!(null)),
+    ];
+    assert_eq!(told, expected);
     server.stop().await;
 }

@@ -176,11 +176,9 @@ impl CustomerIo {
                 }
                 let mut operations = vec![operation("identify", timed(json!({ "attributes": attributes })))];
                 if given.is_event() {
-                    let event = json!({
-                        "name": given.kind,
-                        "id": ulid(given.id),
-                        "attributes": { "sequence": given.sequence },
-                    });
+                    let mut details = given.details.clone();
+                    details.insert("sequence".to_owned(), json!(given.sequence));
+                    let event = json!({ "name": given.kind, "id": ulid(given.id), "attributes": details });
                     operations.push(operation("event", timed(event)));
                 }
                 operations

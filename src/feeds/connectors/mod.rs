@@ -54,6 +54,8 @@ pub struct Given {
     pub sequence: u64,
     /// Whether the consent that gates the feed was given with it: only then is an opt-out at the vendor taken back.
     pub granted: bool,
+    /// What the event says of itself.
+    pub details: Map<String, Value>,
     pub said: Said,
 }
 

@@ -1,7 +1,7 @@
 //! Segment: the HTTP Tracking API's `/v1/batch`, and the Public API's `/regulations`.
 //!
 //! - A state is an `identify`: `userId` is the subject, `messageId` the record's id, by which Segment drops what it has had
-//!   already. A record of an event adds a `track` that names the event and has no traits.
+//!   already. A record of an event adds a `track` that names the event and has its details, but no traits.
 //! - A withdrawal is a `track` "Consent Withdrawn" without traits, for the destinations that act on events, and an
 //!   `identify` that sets each mapped trait to null. Segment keeps no state that could be deleted by trait: null is what it
 //!   hands on to destinations and warehouses as "no longer there", which a `track` alone would not do. No regulation is
@@ -215,8 +215,10 @@ impl Segment {
         };
         match given.said {
             Said::State(_) if given.is_event() => {
-                let properties = json!({ "kind": given.kind, "sequence": given.sequence });
-                vec![identify, track(&title(&given.kind), properties)]
+                let mut properties = given.details.clone();
+                properties.insert("kind".to_owned(), json!(given.kind));
+                properties.insert("sequence".to_owned(), json!(given.sequence));
+                vec![identify, track(&title(&given.kind), properties.into())]
             }
             Said::State(_) => vec![identify],
             Said::Withdrawn(reason) => vec![track("Consent Withdrawn", reason_only(reason)), identify],

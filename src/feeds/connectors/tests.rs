@@ -24,7 +24,17 @@ pub(super) fn given(n: usize, kind: &str, said: Said) -> Given {
         time: (kind != SNAPSHOT).then(|| TIME.to_owned()),
         sequence: n as u64,
         granted: kind == GRANTED,
+        details: details(kind).as_object().unwrap().clone(),
         said,
+    }
+}
+
+/// What an event of a kind says of itself.
+pub(super) fn details(kind: &str) -> Value {
+    match kind {
+        "plan.upgraded" => json!({ "from": "free", "to": "pro" }),
+        GRANTED => json!({ "purpose": "newsletter" }),
+        _ => json!({}),
     }
 }
 

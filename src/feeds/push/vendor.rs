@@ -8,6 +8,7 @@ use gatelog_events::domain::feed::Definition;
 use gatelog_events::domain::webhook;
 use parking_lot::RwLock;
 use reqwest::Method;
+use serde_json::Map;
 
 use super::endpoint::Outcome;
 use crate::feeds::connectors::run::{Go, Run};
@@ -207,8 +208,12 @@ fn given(record: &Record) -> Given {
         time: record.time.map(|time| time.to_string()),
         sequence: record.sequence,
         granted: record.granted,
+        details: match &record.data {
+            Data::State { details, .. } => details.clone(),
+            Data::Withdrawn { .. } => Map::new(),
+        },
         said: match &record.data {
-            Data::State { fields } => Said::State(fields.clone()),
+            Data::State { fields, .. } => Said::State(fields.clone()),
             Data::Withdrawn { reason } => Said::Withdrawn(match reason {
                 Reason::ConsentWithdrawn => connectors::Reason::ConsentWithdrawn,
                 Reason::Disabled => connectors::Reason::Disabled,

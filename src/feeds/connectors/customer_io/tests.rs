@@ -37,10 +37,12 @@ fn states_events_and_withdrawals() {
     let gone = json!({ "email": "", "plan": "", "created_at": "", "roles": "", "unsubscribed": true, "_update": true });
     let at = 1_767_225_600;
     let event = |name: &str| {
+        let mut attributes = details(name);
+        attributes["sequence"] = json!(0);
         operation(
             "event",
             json!({
-                "name": name, "id": "01K4000000E008000000000000", "timestamp": at, "attributes": { "sequence": 0 },
+                "name": name, "id": "01K4000000E008000000000000", "timestamp": at, "attributes": attributes,
             }),
         )
     };

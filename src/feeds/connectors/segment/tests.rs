@@ -24,9 +24,12 @@ fn states_and_events() {
     let mut timed = identify.clone();
     timed["timestamp"] = json!(TIME);
     let track = |event: &str, kind: &str| {
+        let mut properties = details(kind);
+        properties["kind"] = json!(kind);
+        properties["sequence"] = json!(0);
         json!({
             "type": "track", "messageId": format!("{id}-event"), "userId": subject(0), "timestamp": TIME,
-            "event": event, "properties": { "kind": kind, "sequence": 0 },
+            "event": event, "properties": properties,
         })
     };
     for (kind, expected) in [

@@ -11,6 +11,7 @@ use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::webhook::{DeadLetter, Told};
 use gatelog_events::ids::{Offset, Partition, Stream, UserId};
 use gatelog_projections::changes::Happened;
+use gatelog_projections::details::Details;
 use gatelog_projections::signals;
 use gatelog_projections::store::StoreError;
 use tokio::task::JoinSet;
@@ -393,6 +394,7 @@ pub fn item(pending: Pending) -> Item {
             time: signal.time,
             sequence: u64::from(place.number),
             purpose: None,
+            details: Details::new(),
         },
         as_state: false,
     }
