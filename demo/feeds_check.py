@@ -131,6 +131,10 @@ def check_gate(recording, books):
     return check
 
 
+# What events of a change of plan, the only ones of the feed with details, say of themselves.
+DETAILS = {"from", "to", "effective_at"}
+
+
 def check_fields(recording, books):
     check = Check(f"{recording.name}: nothing but the named fields, of nobody who never consented")
     for line in recording.records:
@@ -139,9 +143,12 @@ def check_fields(recording, books):
                 check.wrong.append(f"a withdrawal says {sorted(line['event']['data'])}")
             continue
         check.looked_at += 1
-        fields = line["event"]["data"]["fields"]
-        if not fields.keys() <= books.fields or set(line["event"]["data"]) != {"fields"}:
+        data = line["event"]["data"]
+        fields = data["fields"]
+        if not fields.keys() <= books.fields or not data.keys() <= {"fields", "details"}:
             check.wrong.append(f"{line['event']['id']} says {sorted(fields)}")
+        if not data.get("details", {}).keys() <= DETAILS:
+            check.wrong.append(f"{line['event']['id']} says of itself {sorted(data['details'])}")
         if fields.get("email") not in books.ever_visible:
             check.wrong.append(f"{fields.get('email')} never consented")
     return check

@@ -18,7 +18,7 @@ use gatelog_events::email::InvalidEmail;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use mapping::{invalid_credentials, invalid_token};
+pub use mapping::{invalid_credentials, invalid_token, wrong_password};
 
 macro_rules! kinds {
     ($($name:ident = $status:ident $slug:literal $title:literal,)+) => {

@@ -174,6 +174,7 @@ pub struct Started {
     /// Held until the node has stopped.
     _lock: Option<File>,
     store: Arc<Store>,
+    parts: Arc<Parts>,
     running: Running,
     /// Counts erasures whose bytes may still be on disk.
     erasures: watch::Receiver<u64>,
@@ -210,6 +211,7 @@ impl Started {
             views: views.clone(),
             max_record_bytes: data.backend.max_record_bytes(&config),
             erasures: erasures_out,
+            undestroyed: parking_lot::Mutex::default(),
             taken: taken_out,
             claims: cluster.claims(),
         });
@@ -250,7 +252,7 @@ impl Started {
             log: data.log.clone(),
             keys: data.keys,
             views,
-            rebuilds: Rebuilds::new(parts, data.projections, &running.writer),
+            rebuilds: Rebuilds::new(parts.clone(), data.projections, &running.writer),
             writer: running.writer.clone(),
             directory: data.directory,
             passwords,
@@ -277,6 +279,7 @@ impl Started {
             taken,
             _lock: data.lock,
             store: data.store,
+            parts,
             running,
             erasures,
         })
@@ -300,6 +303,7 @@ impl Started {
             () = self.push_feeds() => closed,
             () = self.transmit_signals() => closed,
             () = self.compact_after_erasures() => closed,
+            () = upkeep::destroy_at_last(self.parts.clone()) => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
             refused = upkeep::may_write(self.taken.clone()) => refused.into(),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Forwarder, Greeting, NodeAddress};
 use crate::node::{Node, NodeError};
-use crate::writer::TakeoverError;
+use crate::writer::{Parts, TakeoverError};
 
 /// A clock that is wrong by more than this is worth a line in the log.
 const WORTH_A_WARNING: Duration = Duration::from_secs(5);
@@ -31,6 +31,9 @@ const STRANGERS: u32 = 5;
 /// Between two looks at one's own address, while it is not clear who answers there.
 const LOOK: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Between two tries to destroy keys.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Where the time is asked for: each node may write any partition of the keys' topic.
 const ANY: Partition = Partition(0);
@@ -180,5 +183,14 @@ pub async fn let_erased_keys_leave(
                 Err(e) => tracing::debug!(%partition, error = %e, "Kafka cannot compact what was erased yet"),
             }
         }
+    }
+}
+
+/// Tries again to destroy keys of erased users where that failed. Never ends.
+pub async fn destroy_at_last(parts: Arc<Parts>) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let parts = parts.clone();
+        let _ = tokio::task::spawn_blocking(move || parts.destroy_at_last()).await;
     }
 }

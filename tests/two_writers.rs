@@ -95,6 +95,7 @@ impl Member {
             views: Arc::new(Views::new(store)),
             max_record_bytes: 1 << 20,
             erasures: tokio::sync::watch::channel(0).0,
+            undestroyed: Default::default(),
             claims: Claims::alone(),
         });
         let options = Options {

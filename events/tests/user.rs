@@ -485,3 +485,25 @@ fn a_rehash_does_not_bring_back_a_password_that_was_changed_meanwhile() {
         .when(rehash(2))
         .then([password_set("new", PasswordReason::Rehashed)]);
 }
+
+#[test]
+fn a_password_that_is_no_more_proves_nothing() {
+    let change = |version| Command::SetPassword {
+        hash: "new".into(),
+        reason: PasswordReason::Changed,
+        instead_of: Some(version),
+    };
+    let changed = || {
+        given([
+            registered(),
+            password_set("h", PasswordReason::Registered),
+            password_set("i", PasswordReason::Reset),
+        ])
+    };
+    changed()
+        .when(change(1))
+        .then_rejected(Rejection::CredentialChanged);
+    changed()
+        .when(change(2))
+        .then([password_set("new", PasswordReason::Changed)]);
+}

@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 
 /// Records written to the store at once, at the most.
 const BATCH: usize = 512;
+/// Before it is tried again to follow the topic.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A row of the store, as the topic has it.
 pub(crate) type KeyRow = (Vec<u8>, Vec<u8>);
@@ -61,15 +63,13 @@ impl KeyTopic {
             moved: Condvar::new(),
         });
         let (stop, stopped) = oneshot::channel();
-        let (records, shared) = (topic.follow(&from), read.clone());
+        let (followed, shared) = (topic.clone(), read.clone());
         let thread = std::thread::Builder::new()
             .name("subject-keys".to_owned())
             .spawn(move || {
                 block_on(async {
                     tokio::select! {
-                        end = take_all(records, &shared, &keep) => if let Err(e) = end {
-                            tracing::error!(error = %e, "the topic of subject keys is not followed any more");
-                        },
+                        () = take_all(&followed, &shared, &keep) => {}
                         _ = stopped => {}
                     }
                 });
@@ -145,26 +145,57 @@ impl Read {
     }
 }
 
+/// Until the log is closed. Whatever else goes wrong, it begins again where it is: without keys a node can read nothing.
+async fn take_all(topic: &SubjectKeyTopic, read: &Read, keep: &Keep) {
+    loop {
+        let from: Vec<Offset> = read
+            .next
+            .iter()
+            .map(|next| next.load(Ordering::Acquire))
+            .collect();
+        let Err(e) = take_from(topic.follow(&from), read, keep).await else {
+            return;
+        };
+        tracing::error!(error = %e, "the topic of subject keys cannot be followed; it is tried again");
+        // The thread is this one's own; it may have to stop after a pause.
+        std::thread::sleep(PAUSE);
+        tokio::task::yield_now().await;
+    }
+}
+
 type Records = futures::stream::BoxStream<'static, Result<KeyRecord, LogError>>;
 
-async fn take_all(records: Records, read: &Read, keep: &Keep) -> Result<(), KeySourceError> {
+/// Until the log is closed, or something goes wrong.
+async fn take_from(records: Records, read: &Read, keep: &Keep) -> Result<(), KeySourceError> {
     let mut ready = records.ready_chunks(BATCH);
     while let Some(chunk) = ready.next().await {
-        let chunk: Vec<KeyRecord> = chunk
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| failed(&e))?;
+        let mut good = Vec::with_capacity(chunk.len());
+        let mut end = None;
+        for record in chunk {
+            match record {
+                Ok(record) => good.push(record),
+                Err(e) => {
+                    end = Some(e);
+                    break;
+                }
+            }
+        }
         let mut reached = std::collections::BTreeMap::new();
-        for record in &chunk {
+        for record in &good {
             reached.insert(record.partition, record.offset + 1);
         }
-        keep(&chunk)?;
+        keep(&good)?;
         for (partition, next) in reached {
             if let Some(slot) = read.next.get(usize::from(partition.0)) {
                 slot.store(next, Ordering::Release);
             }
         }
         read.wake();
+        match end {
+            None => {}
+            Some(LogError::Closed) => return Ok(()),
+            Some(e) => return Err(failed(&e)),
+        }
     }
     Ok(())
 }

@@ -82,6 +82,7 @@ impl SubjectKeys {
         let keep = move |records: &[KeyRecord]| {
             let mut batch = WriteBatch::default();
             let mut reached = BTreeMap::new();
+            let mut destroyed = Vec::new();
             for record in records {
                 if let Entry::Vacant(unknown) = reached.entry(record.partition) {
                     unknown.insert(reached_in(&db, &place, record.partition)?);
@@ -94,17 +95,18 @@ impl SubjectKeys {
                 }
                 let value = record.value.as_deref().unwrap_or(&[DESTROYED]);
                 batch.put(&record.key, value);
-                if is_destroyed(record)
-                    && let Some(subject) = subject_of(&record.key)
-                {
-                    opened.invalidate(&subject);
+                if is_destroyed(record) {
+                    destroyed.extend(subject_of(&record.key));
                 }
             }
             for (partition, reached) in reached {
                 batch.put(reached_row(partition), reached.row());
             }
             // What a crash takes is read again from the topic.
-            db.write(batch).map_err(|e| failed(&place, &e))
+            db.write(batch).map_err(|e| failed(&place, &e))?;
+            // Not before, or whoever asks meanwhile would bring it in again.
+            destroyed.iter().for_each(|subject| opened.invalidate(subject));
+            Ok(())
         };
         keys.topic = Some(KeyTopic::follow(topic, from, patience, Box::new(keep))?);
         Ok(keys)

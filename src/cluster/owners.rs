@@ -165,6 +165,17 @@ impl Owners {
             .any(|address| address.id == node)
     }
 
+    /// The other nodes that own anything, as far as is known, but for the owner of a place. Always in the same order.
+    pub fn others(&self, me: NodeId, (stream, partition): Place) -> Vec<NodeAddress> {
+        let owner = self.owner(stream, partition);
+        let of = self.of.read();
+        let mut others: Vec<_> = of.values().filter_map(|owner| owner.address.clone()).collect();
+        others.retain(|node| node.id != me && Some(node) != owner.as_ref());
+        others.sort_by_key(|node| node.id.0);
+        others.dedup();
+        others
+    }
+
     /// Tells of every change of what is known.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -18,6 +18,8 @@ use crate::writer::{Command, Outcome, Request, WriteError, Writer, place};
 /// Between two looks for an owner, if no claim is read meanwhile. Doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// Such looks before others are asked.
+const PATIENT_ROUNDS: usize = 3;
 
 /// A former owner answers what it still wrote within this, or not at all.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -190,16 +192,18 @@ impl Router {
         };
         let mut changes = self.owners.changes();
         let mut pause = PAUSE;
-        loop {
+        for round in 0_usize.. {
             changes.mark_unchanged();
-            if let Some(owner) = self.another(place) {
+            let owner = self.another(place).map(|node| (node, Some(place)));
+            let other = self.who_may_not_know(place, round).map(|node| (node, None));
+            for (node, owned) in owner.into_iter().chain(other) {
                 let left = attempt.left();
-                match self.forward(forwarder, place, &owner, &request, left).await {
+                match self.forward(forwarder, owned, &node, &request, left).await {
                     Ok(outcome) => return Ok(outcome),
                     Err(ForwardError::Answered(WriteError::NotOwner { .. })) => {}
                     Err(ForwardError::Answered(e)) => return Err(attempt.blurred(e)),
                     Err(ForwardError::Unreached(reason)) => {
-                        tracing::debug!(%reason, owner = %owner.url, "a command was not forwarded");
+                        tracing::debug!(%reason, node = %node.url, "a command was not forwarded");
                     }
                     Err(ForwardError::Unknown(reason)) => {
                         let again = attempt.unknown.is_none() && request.idempotency.is_some();
@@ -225,9 +229,18 @@ impl Router {
             pause = (2 * pause).min(LONGEST_PAUSE);
             let _ = tokio::time::timeout(wait, changes.changed()).await;
             if attempt.left().is_zero() {
-                return Err(attempt.given_up(place));
+                break;
             }
         }
+        Err(attempt.given_up(place))
+    }
+
+    /// Once nobody has owned a place for some rounds, the other nodes in turn: whoever it was given to may not have heard that
+    /// somebody claimed it after them and went away. A command shows them, and they claim it anew.
+    fn who_may_not_know(&self, place: Place, round: usize) -> Option<NodeAddress> {
+        let turn = round.checked_sub(PATIENT_ROUNDS)?;
+        let mut others = self.owners.others(self.me, place);
+        (!others.is_empty()).then(|| others.swap_remove(turn % others.len()))
     }
 
     /// This node's writer has the command, and cannot write at present: it may be taking over while the log is away.
@@ -244,19 +257,26 @@ impl Router {
             .filter(|owner| owner.id != self.me)
     }
 
+    /// `owned`: the place for whose owner the node is taken.
     async fn forward(
         &self,
         forwarder: &Forwarder,
-        place: Place,
-        owner: &NodeAddress,
+        owned: Option<Place>,
+        node: &NodeAddress,
         request: &Request,
         at_most: Duration,
     ) -> Result<Outcome, ForwardError> {
         let seen = self.seen(request);
+        let replaced = async {
+            match owned {
+                Some(place) => self.is_replaced(place, node).await,
+                None => std::future::pending().await,
+            }
+        };
         let result = tokio::select! {
-            result = forwarder.submit(owner, request, &seen, at_most) => result,
-            () = self.is_replaced(place, owner) => {
-                Err(ForwardError::Unknown(format!("{} was replaced before it answered", owner.url)))
+            result = forwarder.submit(node, request, &seen, at_most) => result,
+            () = replaced => {
+                Err(ForwardError::Unknown(format!("{} was replaced before it answered", node.url)))
             }
         };
         counter!("gatelog_forwarded_commands_total", "outcome" => label(&result)).increment(1);

@@ -90,8 +90,15 @@ impl From<user::Rejection> for Problem {
             user::Rejection::Disabled => {
                 Problem::new(Kind::AccountDisabled, "Ask the operator to enable the account.")
             }
+            user::Rejection::CredentialChanged => wrong_password(),
         }
     }
+}
+
+/// What was given as the account's present password is not.
+pub fn wrong_password() -> Problem {
+    Problem::new(Kind::WrongPassword, "Give the password that the account has now.")
+        .field("current_password", "It is not the account's password.")
 }
 
 impl From<consent::Rejection> for Problem {

@@ -41,6 +41,7 @@ fn table() -> Vec<(Problem, u16, &'static str)> {
         (user::Rejection::NotFound.into(), 404, "user-not-found"),
         (user::Rejection::AlreadyExists.into(), 409, "user-exists"),
         (user::Rejection::Disabled.into(), 403, "account-disabled"),
+        (user::Rejection::CredentialChanged.into(), 403, "wrong-password"),
         (
             consent::Rejection::UnknownPurpose(text()).into(),
             422,

@@ -5,6 +5,7 @@
 //! makes no record; one of somebody who may be seen makes a record with the granted fields as they are now.
 
 mod batch;
+mod ends;
 mod node;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 use self::batch::Filling;
 pub use self::batch::{Batch, Item};
+use self::ends::{End, is_behind, is_known};
 use super::cursor::{Cursor, Lane, Snapshot};
 use super::gate;
 use super::keys::{FeedKeys, Scope};
@@ -58,13 +60,6 @@ pub enum Start {
     Beginning,
     /// With what happens from now on.
     Now,
-}
-
-/// Up to where a partition can be delivered.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    identity: Offset,
-    activity: Offset,
 }
 
 impl Engine<'_> {
@@ -379,6 +374,10 @@ impl Engine<'_> {
                 }
                 let lane = usize::from(batch.cursor.turn) % ends.len();
                 batch.cursor.turn = u16::try_from((lane + 1) % ends.len()).unwrap_or(0);
+                // A node that knows less than was told must not say what has been withdrawn since.
+                if !is_known(&batch.cursor.lanes[lane], ends[lane]) {
+                    continue;
+                }
                 if batch.cursor.lanes[lane].snapshot.is_some() {
                     found |= self.go_on_with_snapshot(batch, lane)?;
                     continue;
@@ -579,16 +578,6 @@ fn is_before(change: &Change, time: Timestamp) -> bool {
 }
 
 const REGISTERED: &str = "user.registered";
-
-fn is_behind(cursor: &Cursor, ends: &[End]) -> bool {
-    let behind = |(lane, end): (&Lane, &End)| {
-        lane.snapshot.is_some()
-            || lane.identity < end.identity
-            || lane.withdrawals < end.identity
-            || lane.activity < end.activity
-    };
-    cursor.lanes.iter().zip(ends).any(behind)
-}
 
 fn follows_activity(definition: &Definition) -> bool {
     definition.events.iter().any(|kind| feed::is_activity(kind))

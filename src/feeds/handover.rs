@@ -15,6 +15,9 @@ use crate::cluster::Router;
 use crate::views::Views;
 use crate::writer::{self, Request, WriteError};
 
+/// Withdrawals of one partition that are acknowledged at once: more than a page tells.
+const ACKNOWLEDGED: usize = 16 * MAX_HANDED_OVER;
+
 /// Withdrawals by partition.
 pub type Told = BTreeMap<Partition, Vec<HandedOver>>;
 
@@ -46,7 +49,7 @@ pub fn acknowledged(
     let mut told = Told::new();
     for (partition, lane) in (0..).map(Partition).zip(&cursor.lanes) {
         let told_of = lane.since..lane.withdrawals;
-        let open = views.unacknowledged(tenant, feed, partition, told_of, MAX_HANDED_OVER)?;
+        let open = views.unacknowledged(tenant, feed, partition, told_of, ACKNOWLEDGED)?;
         if !open.is_empty() {
             told.insert(partition, open);
         }

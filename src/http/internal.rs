@@ -21,6 +21,7 @@ use crate::cluster::wire::{self, Received, Refused};
 use crate::cluster::{COMMANDS, Gate, HELLO, Here, MAX_COMMAND_BYTES};
 use crate::error::Problem;
 use crate::node::Node;
+use crate::writer::WriteError;
 
 /// What a node needs to take commands from others.
 #[derive(Clone)]
@@ -86,10 +87,14 @@ async fn commands(State(internal): State<Internal>, request: Request) -> Result<
         Err(refused) => return refuse(&gate, &ticket, refused),
     };
     let Received { request, seen } = received;
-    if let Some(user) = request.subject.user() {
-        fetch_key(keys, request.tenant.clone(), user).await;
-    }
-    let result = here.submit(request, &seen).await;
+    let fetched = match request.subject.user() {
+        Some(user) => fetch_key(keys, request.tenant.clone(), user).await,
+        None => Ok(()),
+    };
+    let result = match fetched {
+        Ok(()) => here.submit(request, &seen).await,
+        Err(e) => Err(e),
+    };
     answer(&gate, &ticket, StatusCode::OK, wire::encode_result(&result)?)
 }
 
@@ -120,14 +125,18 @@ async fn let_in(gate: &Gate, request: Request) -> Result<(Ticket, Result<(), Ref
 }
 
 /// Brings the user's key into memory. It may have been made at another node a moment ago, and whoever decides must not
-/// wait for Kafka to bring it; a key that does not come is theirs to refuse.
-async fn fetch_key(keys: Arc<SubjectKeys>, tenant: TenantId, user: UserId) {
+/// wait for Kafka to bring it. Error: it cannot be said whether there is one, so nothing can be decided.
+async fn fetch_key(keys: Arc<SubjectKeys>, tenant: TenantId, user: UserId) -> Result<(), WriteError> {
     if keys.is_at_hand(user) {
-        return;
+        return Ok(());
     }
     let fetched = tokio::task::spawn_blocking(move || keys.key(&tenant, user).map(drop)).await;
-    if let Ok(Err(e)) = fetched {
-        tracing::debug!(%user, error = %e, "a key is not here yet");
+    match fetched {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(WriteError::Unavailable {
+            reason: format!("the subject's key cannot be read: {e}"),
+        }),
+        Err(e) => Err(WriteError::Internal(e.to_string())),
     }
 }
 

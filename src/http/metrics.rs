@@ -123,7 +123,7 @@ fn describe() {
     );
     describe_counter!(
         "gatelog_login_failures_unrecorded_total",
-        "Failed logins that are not in the log, which was away."
+        "Failed logins that are not in the log: it was away, or the node was behind it."
     );
     describe_gauge!(
         "gatelog_feed_lag",

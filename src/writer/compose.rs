@@ -87,10 +87,13 @@ impl Decider {
                 reply,
                 begun: clock::monotonic(),
             }))),
-            Err(e) => self.send(Step::Answer(Decided {
-                said: Said::Known(Err(e)),
-                reply,
-            })),
+            Err(e) => {
+                let goes_on = self.send(Step::Answer(Decided {
+                    said: Said::Known(Err(e)),
+                    reply,
+                }));
+                goes_on && !self.is_torn
+            }
         }
     }
 
@@ -124,10 +127,13 @@ impl Decider {
             partition,
             offset: 0,
         };
-        self.state.fold_decided(Located {
+        let folded = self.state.fold_decided(Located {
             position,
             commit: &commit,
-        })?;
+        });
+        // Half of it may be there.
+        self.is_torn |= folded.is_err();
+        folded?;
         lane.fence.next_seq += 1;
         let changes = self.state.take_changes();
         let record = Record {

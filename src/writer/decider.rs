@@ -42,6 +42,9 @@ pub(super) struct Decider {
     out: mpsc::SyncSender<Step>,
     settled: mpsc::Receiver<Settled>,
     pub(super) in_flight: HashSet<CommitId>,
+    /// Whether the state holds a part of a commit that was not appended: nothing may be decided on it, and the next tenure
+    /// begins with a state of its own.
+    pub(super) is_torn: bool,
 }
 
 impl Decider {
@@ -64,10 +67,11 @@ impl Decider {
             out,
             settled,
             in_flight: HashSet::new(),
+            is_torn: false,
         }
     }
 
-    /// Handles one command. `false`: the applier has stepped down, and nothing more can be decided.
+    /// Handles one command. `false`: the applier has stepped down, or the state is torn, and nothing more can be decided.
     pub fn handle(&mut self, submission: Submission) -> bool {
         if !self.is_served() {
             return self.give_up(&submission.request, submission.reply);

@@ -76,7 +76,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the group's word may be behind the log.
-const WORD: Duration = Duration::from_millis(100);
+const WORD: Duration = Duration::from_secs(1);
 
 /// How long commands wait for a take-over before they are refused.
 const HOLD: Duration = Duration::from_secs(2);
@@ -121,7 +121,7 @@ impl Office {
     fn wait_for_word(&self) {
         let until = clock::monotonic() + WORD;
         while clock::monotonic() < until && !self.ours.has_changed().unwrap_or(true) {
-            std::thread::sleep(WORD / 20);
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -154,14 +154,12 @@ impl Office {
         let mut pause = PAUSE;
         loop {
             self.owned = self.ours.borrow_and_update().clone();
-            let attempt = match self.attempt(waiting) {
-                Ok(attempt) => attempt,
-                Err(e) => {
-                    tracing::error!(error = %e, "the writer ends");
-                    return None;
-                }
-            };
+            let attempt = self.attempt(waiting);
             let result = loop {
+                let attempt = match &attempt {
+                    Ok(attempt) => attempt,
+                    Err(e) => break Err(e.clone()),
+                };
                 match attempt.recv_timeout(LOOK) {
                     Ok(result) => break result,
                     Err(RecvTimeoutError::Disconnected) => {

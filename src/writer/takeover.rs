@@ -14,7 +14,7 @@ use gatelog_events::ids::{Partition, Position, Stream, TenantId, UserId};
 use gatelog_events::log::{AppendError, EventLog, LogError};
 use gatelog_events::seal::{KeySource, KeyStatus};
 use gatelog_projections::answers;
-use gatelog_projections::catch_up::CatchUpError;
+use gatelog_projections::catch_up::{CatchUpError, check_ends};
 use gatelog_projections::folder::{Decoded, Folder, Member};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::store::{Store, StoreError};
@@ -50,6 +50,8 @@ pub struct Parts {
     pub max_record_bytes: usize,
     /// Told of each erasure, so that its last bytes are taken off the disk in time.
     pub erasures: tokio::sync::watch::Sender<u64>,
+    /// Erased users whose key could not be destroyed yet.
+    pub undestroyed: Mutex<BTreeSet<(TenantId, UserId)>>,
     /// What came of the last attempt to take over what is ours; nothing while nothing is.
     pub taken: tokio::sync::watch::Sender<Option<Result<(), TakeoverError>>>,
     /// What this node's claims say, and who hears of the claims of others.
@@ -60,12 +62,23 @@ pub struct Parts {
 pub type Owned = BTreeSet<Partition>;
 
 impl Parts {
-    /// Destroys the key of an erased subject. Tried again at the next start if it fails now.
+    /// Destroys the key of an erased subject. Tried again until it is done, and at the next start.
     pub(super) fn destroy_key(&self, tenant: &TenantId, user: UserId) {
         self.views.forget(tenant, user);
         match self.keys.destroy(tenant, user) {
             Ok(()) => self.erasures.send_modify(|n| *n += 1),
-            Err(e) => tracing::error!(%user, error = %e, "the key of an erased user could not be destroyed"),
+            Err(e) => {
+                tracing::error!(%user, error = %e, "the key of an erased user could not be destroyed; it is tried again");
+                self.undestroyed.lock().insert((tenant.clone(), user));
+            }
+        }
+    }
+
+    /// Tries again what [`destroy_key`](Self::destroy_key) could not do. Blocks.
+    pub fn destroy_at_last(&self) {
+        let undestroyed = std::mem::take(&mut *self.undestroyed.lock());
+        for (tenant, user) in undestroyed {
+            self.destroy_key(&tenant, user);
         }
     }
 }
@@ -162,6 +175,8 @@ impl Tenure {
             members.push(Member::open(&parts.store, projection.clone(), table, n)?);
         }
         let mut folder = Folder::new(parts.store.clone(), members);
+        // Claims would hide that records were lost which are folded here already.
+        check_ends(&parts.store, projections, parts.log.as_ref())?;
         let mut claims = claim_all(parts, owned)?;
         let wanted = unresolved.lock().iter().map(|u| u.commit.id).collect();
         let findings = fold_to_claims(parts, &mut folder, wanted, &mut claims)?;

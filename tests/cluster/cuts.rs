@@ -22,6 +22,8 @@ const FORWARDED: &str = "4s";
 /// other tests.
 const ANSWERED: Duration = Duration::from_secs(20);
 
+const NEW_PASSWORD: &str = "nine crimson walruses hum";
+
 /// Two nodes on a broker, with a wire from each to the broker and a wire from the other node to each.
 struct Stage {
     broker: Broker,
@@ -31,6 +33,18 @@ struct Stage {
     people: Vec<String>,
     /// While there is such a file, node 0 folds nothing of what node 1 writes.
     behind: PathBuf,
+}
+
+/// What a page of a feed says.
+struct Page {
+    emails: Vec<String>,
+    withdrawn: usize,
+    next: String,
+}
+
+/// The other address of somebody.
+fn moved(n: usize) -> String {
+    format!("moved.{n}@example.com")
 }
 
 impl Stage {
@@ -208,6 +222,45 @@ impl Stage {
         status
     }
 
+    /// As `guess`, until it is decided.
+    async fn guess_at_last(&self, n: usize, email: &str, password: &str) -> u16 {
+        let begun = clock::monotonic();
+        loop {
+            let status = self.guess(n, email, password).await;
+            if status != 503 || begun.elapsed() > crate::PATIENCE {
+                return status;
+            }
+        }
+    }
+
+    /// A page of the feed `crm`; none where the node does not know it yet.
+    async fn page(&self, n: usize, query: &str) -> Option<Page> {
+        let node = self.cluster.node(n);
+        let url = format!("{}/v1/feeds/crm/events?{query}", node.url);
+        let answer = node.client.get(url).bearer_auth(BOOTSTRAP).send().await.unwrap();
+        let found = answer.status().as_u16() == 200;
+        let body: Value = answer.json().await.unwrap();
+        let data: Vec<_> = body["events"].as_array()?.iter().map(|e| &e["data"]).collect();
+        let emails = data.iter().filter_map(|d| d["fields"]["email"].as_str());
+        found.then(|| Page {
+            emails: emails.map(str::to_owned).collect(),
+            withdrawn: data.iter().filter(|d| d["reason"].is_string()).count(),
+            next: body["next"].as_str().unwrap().to_owned(),
+        })
+    }
+
+    /// As many people again.
+    async fn register_more(&mut self) {
+        for i in PEOPLE..2 * PEOPLE {
+            let (status, body, _) = self
+                .cluster
+                .register(i % NODES, &format!("p{i}@example.com"))
+                .await;
+            assert_eq!(status, 201, "{body}");
+            self.people.push(body["user_id"].as_str().unwrap().to_owned());
+        }
+    }
+
     /// What a node knows of somebody's consents.
     async fn consent(&self, n: usize, user: &str) -> String {
         let node = self.cluster.node(n);
@@ -263,42 +316,53 @@ async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_behind_does_not_say_that_there_is_nobody() {
-    let Some(stage) = Stage::set("behind.").await else {
+    let Some(mut stage) = Stage::set("behind.").await else {
         return;
     };
-    // Each node writes its part, and knows what the other's is.
+    // Each node writes its part, and both know what the other's is.
     stage.cluster.until_shared_out().await;
+    stage.register_more().await;
     stage.consents(0, false, "both-write").await;
-    for n in 0..PEOPLE {
-        stage.log_in(0, &format!("p{n}@example.com")).await;
+    // By addresses of which many are in another partition than their owner.
+    for (n, id) in stage.people.iter().enumerate() {
+        let (path, key) = (format!("/v1/users/{id}/email"), format!("move-{n}"));
+        let address = json!({"email": moved(n)});
+        let (status, body, _) = stage.cluster.ask(0, "PUT", &path, Some(&address), &key).await;
+        assert_eq!(status, 200, "{body}");
+        stage.log_in(0, &moved(n)).await;
     }
     std::fs::write(&stage.behind, "").unwrap();
     stage.try_consents(1, true, "unread").await;
     let (email, path, token) = stage.somebody_unknown_to(0).await;
-    for password in [PASSWORD, "another password"] {
+    for password in [PASSWORD, NEW_PASSWORD] {
         assert_eq!(stage.guess(0, &email, password).await, 503);
     }
     assert_eq!(stage.read(0, &path, &token).await, 503);
 
-    // Whom it knows may come in, and whoever gives another password is told nothing of whether it is the wrong one.
     let mut behind = Vec::new();
     for (n, id) in stage.people.iter().enumerate() {
-        let known = format!("p{n}@example.com");
-        let right = stage.guess(0, &known, PASSWORD).await;
-        assert_eq!(right, 200, "{known}\n{}", stage.cluster.words());
-        let is_behind = stage.consent(0, id).await != stage.consent(1, id).await;
-        let wrong = stage.guess(0, &known, "another password").await;
-        assert!(wrong == 503 || (wrong == 401 && !is_behind), "{known}: {wrong}");
-        behind.extend(is_behind.then_some(known));
-        if behind.len() == 2 {
-            break;
+        if stage.consent(0, id).await != stage.consent(1, id).await {
+            behind.push((moved(n), format!("/v1/users/{id}/password")));
         }
     }
-    // Who guesses is slowed down as ever.
-    let guessed = behind.first().expect("the other node writes for somebody");
-    let guesses = (0..6).map(|_| stage.guess(0, guessed, "another password"));
+    assert!(behind.len() > 1, "the other node writes for some");
+    // Whom it knows may come in, and whoever gives another password is not told whether it is wrong.
+    let (known, _) = &behind[1];
+    assert_eq!(stage.guess_at_last(0, known, PASSWORD).await, 200);
+    assert_eq!(stage.guess(0, known, "another password").await, 503);
+    // Neither is it told of a former one that it was right.
+    let (changed, password) = &behind[0];
+    let new = json!({"password": NEW_PASSWORD});
+    let (status, body, _) = stage.cluster.ask(1, "PUT", password, Some(&new), "new").await;
+    assert_eq!(status, 200, "{body}");
+    for password in [NEW_PASSWORD, PASSWORD, "another password"] {
+        assert_eq!(stage.guess(0, changed, password).await, 503, "{password}");
+    }
+    // These count: of eight more at once, two or three are looked at.
+    let guesses = (0..8).map(|_| stage.guess(0, changed, "another password"));
     let refused = join_all(guesses).await;
-    assert!(refused.contains(&429) && !refused.contains(&401), "{refused:?}");
+    let slowed = refused.iter().filter(|status| **status == 429).count();
+    assert!(slowed > 3 && !refused.contains(&401), "{refused:?}");
 
     std::fs::remove_file(&stage.behind).unwrap();
     let begun = clock::monotonic();
@@ -306,8 +370,68 @@ async fn a_node_that_is_behind_does_not_say_that_there_is_nobody() {
         assert!(begun.elapsed() < crate::PATIENCE, "node 0 stays behind");
     }
     stage.log_in(0, &email).await;
-    for known in &behind[1..] {
-        assert_eq!(stage.guess(0, known, "another password").await, 401);
+    assert_eq!(stage.guess_at_last(0, known, "another password").await, 401);
+    stage.cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_behind_tells_a_feed_nothing_of_who_has_withdrawn() {
+    let Some(stage) = Stage::set("behind-feed.").await else {
+        return;
+    };
+    stage.cluster.until_shared_out().await;
+    stage.consents(0, true, "granted").await;
+    let feed = json!({"purpose": "newsletter", "fields": ["email"], "events": []});
+    let defined = stage
+        .cluster
+        .ask(0, "PUT", "/v1/feeds/crm", Some(&feed), "crm")
+        .await;
+    assert_eq!(defined.0, 200, "{}", defined.1);
+    // Both nodes have read all of this, so of one node's cursor the other knows what it is about.
+    for n in 0..NODES {
+        let begun = clock::monotonic();
+        while stage.page(n, "limit=100").await.map(|page| page.emails.len()) != Some(PEOPLE) {
+            assert!(begun.elapsed() < crate::PATIENCE, "{}", stage.cluster.words());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let first = stage.page(1, "limit=1").await.unwrap();
+    std::fs::write(&stage.behind, "").unwrap();
+    let mut gone = Vec::new();
+    for (n, id) in stage.people.iter().enumerate() {
+        let path = format!("/v1/users/{id}/consents/newsletter");
+        if stage.try_once(1, "PUT", &path, consent(false), "withdrawn").await == 200 {
+            gone.push((format!("p{n}@example.com"), id));
+        }
+    }
+    let mut unknown = 0;
+    for (_, id) in &gone {
+        unknown += usize::from(stage.consent(0, id).await != stage.consent(1, id).await);
+    }
+    assert!(unknown > 0, "the other node writes for some");
+    let told = stage
+        .page(1, &format!("limit={}&after={}", gone.len(), first.next))
+        .await;
+    let told = told.unwrap();
+    assert_eq!((told.withdrawn, told.emails.len()), (gone.len(), 0));
+
+    let is_gone = |email: &String| gone.iter().any(|(gone, _)| gone == email);
+    let rest = stage
+        .page(0, &format!("limit=100&after={}", told.next))
+        .await
+        .unwrap();
+    assert!(!rest.emails.iter().any(is_gone), "{:?}", rest.emails);
+    std::fs::remove_file(&stage.behind).unwrap();
+    let (mut next, mut stay) = (rest.next, rest.emails.len() + first.emails.len());
+    let begun = clock::monotonic();
+    let expected = PEOPLE - gone.len() + first.emails.iter().filter(|e| is_gone(e)).count();
+    while stay < expected {
+        assert!(begun.elapsed() < crate::PATIENCE, "{stay} of {expected}");
+        let page = stage.page(0, &format!("limit=100&after={next}")).await.unwrap();
+        assert!(!page.emails.iter().any(is_gone), "{:?}", page.emails);
+        stay += page.emails.len();
+        next = page.next;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stage.cluster.verify();
 }

@@ -269,10 +269,7 @@ async fn an_event_says_what_it_is_about_and_a_state_does_not() {
             json!({"purpose": "product_updates", "channel": "email", "method": "recorded"}),
         ),
         ("login.succeeded", json!({"method": "password"})),
-        (
-            "plan.upgraded",
-            json!({"from": "free", "to": "pro", "source": "api"}),
-        ),
+        ("plan.upgraded", json!({"from": "free", "to": "pro"})),
         ("subject.snapshot", json!(null)),
         ("user.profile_changed", json!(null)),
     ];

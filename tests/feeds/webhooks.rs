@@ -417,6 +417,47 @@ async fn a_receiver_that_is_gone_is_asked_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_was_not_done_with_its_first_records_owes_withdrawals_all_the_same() {
+    let server = Server::start_with(|config| {
+        let here = vec!["127.0.0.0/8".parse().unwrap()];
+        config.webhooks = WebhookConfig::new(true, here, Duration::from_secs(60));
+        config.partitions = 1;
+    })
+    .await;
+    let pushing = tokio::spawn(Pushes::new(server.started.node.clone(), None).run());
+    define_marketing(&server).await;
+    register(&server, "ada", true).await;
+    let (bob, at) = register(&server, "bob", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    let known = consumer.subjects.iter();
+    let ada: Vec<_> = known.filter(|(_, f)| f["email"] == "ada@example.com").collect();
+    let receiver = Receiver::start().await;
+    // Her record is tried again and again, so that nothing after it is done.
+    receiver.answer(ada[0].0, 500);
+    set(&server, &receiver).await;
+    receiver.until("bob", |r| r.emails() == ["bob@example.com"]).await;
+    post(&server, "pause", &json!({})).await.expect(200);
+    let mut lanes = json!(null);
+    for _ in 0..3000 {
+        let status = server.get("/v1/feeds/marketing/status").admin().send().await;
+        lanes = status.expect(200).body["consumers"][0]["this_node"]["partitions"].clone();
+        if lanes == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(lanes, 0, "its lane ends");
+    consent(&server, &bob, "newsletter", false).await;
+    set(&server, &receiver).await;
+    receiver
+        .until("bob's withdrawal", |r| r.emails().is_empty())
+        .await;
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_when_a_feed_is_retired_is_posted_when_it_comes_back() {
     let (server, pushing) = start(Duration::from_secs(60)).await;
     define_marketing(&server).await;

@@ -182,6 +182,33 @@ async fn an_owner_who_stands_still_is_given_up_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_did_not_hear_of_a_later_claim_is_shown_it_by_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let patient = Duration::from_secs(20);
+    let a = Member::start(&shared, &dir.path().join("a"), owned(0..7), patient).await;
+    let b = Member::start(&shared, &dir.path().join("b"), owned([7]), patient).await;
+    a.router.submit(seed()).await.unwrap();
+    let newcomer = || keyed(shared.newcomer(&shared.address_in(3..4)).0, b"register");
+    b.running.writer.own(owned([3, 7]));
+    b.router.submit(newcomer()).await.unwrap();
+    // A claims it once more, before it hears that it is given to B.
+    let claims = shared.records().await;
+    a.running.writer.own(owned(0..3));
+    a.running.writer.own(owned(0..4));
+    let begun = clock::monotonic();
+    while shared.records().await == claims {
+        assert!(begun.elapsed() < patient, "nothing is claimed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    a.running.writer.own(owned(0..3));
+    a.router.submit(newcomer()).await.unwrap();
+    b.router.submit(newcomer()).await.unwrap();
+    a.stop();
+    b.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_take_each_other_for_the_owner_do_not_send_in_circles() {
     let dir = tempfile::tempdir().unwrap();
     let shared = Shared::new(dir.path());

@@ -212,6 +212,7 @@ impl Member {
             views: views.clone(),
             max_record_bytes: 1 << 20,
             erasures: tokio::sync::watch::channel(0).0,
+            undestroyed: Default::default(),
             claims: cluster.claims(),
         });
         let options = Options {

@@ -270,7 +270,8 @@ pub enum Command {
     SetPassword {
         hash: String,
         reason: PasswordReason,
-        /// Only if the password is still the one of this version; otherwise nothing happens.
+        /// Only if the password is still the one of this version; otherwise it is refused, or nothing happens where the same
+        /// one was to be hashed anew.
         instead_of: Option<u32>,
     },
     ChangeEmail {
@@ -330,6 +331,8 @@ pub enum Rejection {
     AlreadyExists,
     #[error("the account is disabled")]
     Disabled,
+    #[error("the password was changed since")]
+    CredentialChanged,
 }
 
 /// Decides. `address_free` matters to commands that take an address: whether its partition lets this user have it.
@@ -348,11 +351,12 @@ pub fn decide(
     let one = |e: UserEvent| Ok(vec![e.into()]);
     match command {
         Command::Register(_) => Err(Rejection::AlreadyExists.into()),
-        Command::SetPassword { instead_of, .. }
-            if instead_of.is_some_and(|version| version != user.credential_version) =>
-        {
-            Ok(vec![])
-        }
+        Command::SetPassword {
+            instead_of, reason, ..
+        } if instead_of.is_some_and(|version| version != user.credential_version) => match reason {
+            PasswordReason::Rehashed => Ok(vec![]),
+            _ => Err(Rejection::CredentialChanged.into()),
+        },
         Command::SetPassword { hash, reason, .. } => one(password_set(hash, reason)),
         Command::ChangeEmail { email } if user.email.as_ref() == Some(&email) => Ok(vec![]),
         Command::ChangeEmail { email } if !address_free && !user.has_email(&email) => {

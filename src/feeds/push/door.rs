@@ -115,7 +115,7 @@ mod tests {
     async fn who_sends_nothing_in_the_end_lets_the_next_one_through() {
         let door = shut();
         door.learn(Breaker::succeeded);
-        door.learn(|breaker| breaker.told_to_wait(clock::now(), Duration::ZERO, &door.limits));
+        door.learn(|breaker| breaker.told_to_wait(clock::now(), Duration::ZERO));
         door.pass().await;
         let waiting = waits(&door).await;
         door.learn(Breaker::released);

@@ -139,6 +139,9 @@ impl Outcome {
     }
 }
 
+/// Whether a record, by its number, may still be said: its subject may have withdrawn since it was made.
+pub(super) type Holds<'a> = &'a (dyn Fn(usize) -> bool + Sync);
+
 impl Endpoint {
     pub fn new(
         node: &Node,
@@ -185,8 +188,9 @@ impl Endpoint {
         self.door.back()
     }
 
-    /// Sends records whose [`turn`](Self::turn) it is: what became of each.
-    pub async fn deliver(&self, records: &[&Record]) -> Vec<Outcome> {
+    /// Sends records whose [`turn`](Self::turn) it is: what became of each. Where that takes several calls, it ends once one
+    /// of them does not hold any more.
+    pub async fn deliver(&self, records: &[&Record], holds: Holds<'_>) -> Vec<Outcome> {
         if records.is_empty() {
             self.door.learn(Breaker::released);
             return Vec::new();
@@ -194,7 +198,7 @@ impl Endpoint {
         let began = clock::monotonic();
         let outcomes = match &self.speech {
             // Apart, or every post would be as large.
-            Speech::Vendor(vendor) => Box::pin(vendor.deliver(records)).await,
+            Speech::Vendor(vendor) => Box::pin(vendor.deliver(records, holds)).await,
             Speech::Post(post) => {
                 let mut outcomes = Vec::with_capacity(records.len());
                 for record in records {
@@ -225,7 +229,7 @@ impl Endpoint {
         self.door.learn(|breaker| match verdict {
             None => breaker.released(),
             Some(Verdict::Delivered | Verdict::Gone) => breaker.succeeded(),
-            Some(Verdict::Wait(wait)) => breaker.told_to_wait(now, wait, limits),
+            Some(Verdict::Wait(wait)) => breaker.told_to_wait(now, wait),
             Some(Verdict::Retry) => breaker.failed(now, limits),
         });
     }

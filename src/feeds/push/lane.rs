@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 use gatelog_events::commit::Subject;
-use gatelog_events::domain::feed::HandedOver;
+use gatelog_events::domain::feed::{Command, HandedOver};
 use gatelog_events::domain::tenant;
 use gatelog_events::domain::webhook::{self, PauseReason, Progress, Webhook, WebhookPaused};
 use gatelog_events::ids::{Offset, Partition};
@@ -29,7 +29,7 @@ use super::Key;
 use super::endpoint::Endpoint;
 use super::pause::{self, LAND};
 use super::queue::Queue;
-use super::say::request;
+use super::say::{request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::node::Node;
 use crate::writer;
@@ -40,6 +40,14 @@ const SAY: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_millis(50);
 /// Offsets without anything to tell after which it is said that they are passed.
 const PASSED: u64 = 4096;
+
+/// How a lane begins.
+enum Begun {
+    /// Where it was left, or not at all.
+    AsSaid,
+    /// At a place that is not on record.
+    Anew,
+}
 
 pub(super) struct Lane {
     node: Arc<Node>,
@@ -110,8 +118,14 @@ impl Lane {
 
     /// Until it is stopped; it says then how far it has come.
     pub async fn run(mut self) {
-        if let Err(e) = self.begin() {
-            return self.complain("it cannot be read how far it has come", &e);
+        match self.begin() {
+            Ok(Begun::AsSaid) => {}
+            Ok(Begun::Anew) => {
+                if !self.say_beginning().await {
+                    return;
+                }
+            }
+            Err(e) => return self.complain("it cannot be read how far it has come", &e),
         }
         self.note("a lane begins");
         let mut say = tokio::time::interval(SAY);
@@ -175,6 +189,27 @@ impl Lane {
         self.note("a lane ends");
     }
 
+    /// Says where it begins, before anything is told from there: whoever begins once more after this lane, at what is the end
+    /// then, would pass over who has withdrawn meanwhile. `false`: it was stopped before that could be said.
+    async fn say_beginning(&mut self) -> bool {
+        let generation = self.webhook.generation;
+        loop {
+            let beginning = progress(&self.endpoint.feed, &self.endpoint.name, generation, self.passed);
+            let said = say(&self.node, self.partition, Command::Progressed(beginning));
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                said = said => match said {
+                    Ok(()) => return true,
+                    Err(e) => self.complain("it cannot be said where it begins", &e),
+                },
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep(SAY) => {}
+            }
+        }
+    }
+
     /// What is being posted lands first, or whoever goes on from here would post it again; then all is said.
     async fn end(&mut self) {
         let flights = std::mem::take(&mut self.flights);
@@ -185,8 +220,15 @@ impl Lane {
         }
         self.hear_out().await;
         self.due = true;
-        self.report();
-        self.hear_out().await;
+        loop {
+            let left = self.told.len();
+            self.report();
+            self.hear_out().await;
+            // What cannot be said now is told again by whoever goes on from here.
+            if self.told.is_empty() || self.told.len() >= left {
+                return;
+            }
+        }
     }
 
     /// Waits until all is said that is being said.

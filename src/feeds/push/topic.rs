@@ -97,8 +97,12 @@ impl TopicLane {
             () = stop.cancelled() => return Ok(()),
             outlet = self.outlet.get_or_try_init(open) => outlet?,
         };
-        let mut cursor = self.begin()?;
+        let (mut cursor, is_said) = self.begin()?;
         let mut said = cursor.lanes.first().copied().unwrap_or_default();
+        if !is_said {
+            // Whoever begins once more after this lane would pass over who has withdrawn meanwhile.
+            self.say_progress(said).await?;
+        }
         let (mut passed, mut say_at) = (said, clock::monotonic() + SAY);
         let mut told = false;
         let mut flights: VecDeque<Flight> = VecDeque::new();
@@ -186,7 +190,8 @@ impl TopicLane {
         tokio::task::block_in_place(|| f(engine, &settings)).map(Some)
     }
 
-    fn begin(&self) -> Result<Cursor, Broken> {
+    /// Where it was left, or where it begins; and whether that is on record.
+    fn begin(&self) -> Result<(Cursor, bool), Broken> {
         let hook = Hook {
             tenant: &self.node.config.tenant,
             feed: &self.feed,
@@ -197,19 +202,22 @@ impl TopicLane {
         if let Some(known) = known.as_ref()
             && known.generation == self.topic.generation
         {
-            return Ok(Cursor {
-                version,
-                turn: 0,
-                lanes: vec![place(known)],
-            });
+            let lanes = vec![place(known)];
+            let turn = 0;
+            return Ok((Cursor { version, turn, lanes }, true));
         }
         let begun = self.with_engine(|engine, _| Ok(engine.begin(version, 1, Start::Snapshot)))?;
-        let begun = begun.unwrap_or(Cursor {
-            version,
-            turn: 0,
-            lanes: Vec::new(),
-        });
-        Ok(begun.owing(known.as_ref().map(place)))
+        Ok(match begun {
+            Some(begun) => (begun.owing(known.as_ref().map(place)), false),
+            None => {
+                let nowhere = Cursor {
+                    version,
+                    turn: 0,
+                    lanes: Vec::new(),
+                };
+                (nowhere, true)
+            }
+        })
     }
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use reqwest::Method;
 use serde_json::Map;
 
-use super::endpoint::Outcome;
+use super::endpoint::{Holds, Outcome};
 use crate::feeds::connectors::run::{Go, Run};
 use crate::feeds::connectors::{self, Answer, Call, Connector, Given, Said, Verdict};
 use crate::feeds::record::{Data, Reason, Record};
@@ -50,6 +50,14 @@ struct Ended {
 }
 
 impl Ended {
+    fn outdated() -> Self {
+        Self {
+            status: None,
+            reason: "somebody in the batch has withdrawn meanwhile; the rest is made anew".to_owned(),
+            retry_after: None,
+        }
+    }
+
     fn unauthorized() -> Self {
         Self {
             status: Some(UNAUTHORIZED),
@@ -102,11 +110,11 @@ impl Vendor {
     }
 
     /// Makes the calls for records of a subject each.
-    pub async fn deliver(&self, records: &[&Record]) -> Vec<Outcome> {
+    pub async fn deliver(&self, records: &[&Record], holds: Holds<'_>) -> Vec<Outcome> {
         let given: Vec<_> = records.iter().map(|record| given(record)).collect();
         let connector = self.connector.read().clone();
         let mut run = Run::new(connector.calls(&given), given.len());
-        let ended = self.run(connector, &mut run).await.err();
+        let ended = self.run(connector, &mut run, holds).await.err();
         let outcome = |verdict| match verdict {
             Verdict::Delivered => Outcome::Taken(None),
             Verdict::Rejected { reason } => Outcome::Rejected { reason },
@@ -126,10 +134,15 @@ impl Vendor {
         run.finish().into_iter().map(outcome).collect()
     }
 
-    async fn run(&self, mut connector: Arc<Connector>, run: &mut Run) -> Result<(), Ended> {
-        let mut renewed = false;
+    async fn run(&self, mut connector: Arc<Connector>, run: &mut Run, holds: Holds<'_>) -> Result<(), Ended> {
+        let (mut renewed, mut begun) = (false, false);
         while let Some(call) = run.call() {
             tokio::time::sleep(call.delay).await;
+            // The bodies were made before the first call, which may be minutes ago.
+            if begun && !call.body.is_empty() && !call.records.iter().all(|n| holds(*n)) {
+                return Err(Ended::outdated());
+            }
+            begun = true;
             let answered = self.call(&connector, call).await?;
             let outcome = connector.verdicts(call, &answer(&answered));
             match run.answered(outcome) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use gatelog_events::clock::Timestamp;
 
+use super::schedule::LONGEST_RETRY_AFTER;
+
 /// When the breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -143,8 +145,8 @@ impl Breaker {
     /// The state after the receiver asked at `now` for a pause ([`Wait`](super::schedule::Verdict::Wait)). That is no
     /// failure: the endpoint is there.
     #[must_use]
-    pub fn told_to_wait(self, now: Timestamp, wait: Duration, limits: &Limits) -> Self {
-        let asked = now.plus(wait.min(limits.longest));
+    pub fn told_to_wait(self, now: Timestamp, wait: Duration) -> Self {
+        let asked = now.plus(wait.min(LONGEST_RETRY_AFTER));
         let until = match self.state {
             State::Open { until, .. } => asked.max(until),
             State::Closed | State::Trial { .. } => asked,

@@ -12,7 +12,7 @@ use gatelog_events::domain::session::{self, FailureReason, LoginMethod};
 use gatelog_events::domain::user::{PasswordReason, Status};
 use gatelog_events::domain::{Actor, Rejection, user};
 use gatelog_events::email::Email;
-use gatelog_events::ids::{Position, SessionId, UserId};
+use gatelog_events::ids::{Position, SessionId, Shard, UserId};
 use gatelog_projections::logins::{self, LoginRow};
 use metrics::counter;
 use serde::{Deserialize, Serialize};
@@ -152,11 +152,8 @@ pub async fn login(
     // login, and none goes on if it does not answer. Were it asked only where that can change the answer, then whenever it
     // is slower than a hash, or away, time or status would tell known addresses and right passwords from others.
     let shard = app.node.directory.shard(app.tenant(), &email);
-    let (verified, asked) = futures::join!(
-        given.verify(&app, row.as_ref()),
-        caught_up(&app, logins::NAME, shard)
-    );
-    let caught_up = spooled::unless_spooled(&app, asked).map_err(forgive)?;
+    let (verified, asked) = futures::join!(given.verify(&app, row.as_ref()), knows_all(&app, digest, shard));
+    let is_behind = spooled::unless_spooled(&app, asked).map_err(forgive)? == Some(false);
     let mut verified = verified.map_err(forgive)?;
     if app.node.views.login(app.tenant(), digest)? != row {
         row = find(&app, digest)?;
@@ -164,19 +161,19 @@ pub async fn login(
     }
     match row {
         Some(row) if verified.ok && row.status == Status::Active => {
-            let opened = succeed(&app, &ask, &row, &raw).await.map_err(forgive)?;
+            let opened = match succeed(&app, &ask, &row, &raw).await {
+                Ok(opened) => opened,
+                // The owner knows better. That the password was right once is told to nobody.
+                Err(e) if is_behind && is_refusal(&e) => return Err(cannot_tell(&app, &ask)),
+                Err(e) => return Err(forgive(e)),
+            };
             app.node.account_limits.succeeded(Key::Identifier(digest.0));
             if verified.needs_rehash && opened.position.is_some() {
                 rehash(app.clone(), ask, given, row);
             }
             tokens(&app, &opened)
         }
-        // Who registered elsewhere a moment ago is nobody yet, and a password that was changed is wrong. It stays counted in
-        // memory, or the time that a node is behind would be one for guessing.
-        _ if caught_up == Some(false) => {
-            app.node.network_limits.failed(ask.network(), clock::now());
-            Err(behind().into())
-        }
+        _ if is_behind => Err(cannot_tell(&app, &ask)),
         row => {
             let problem = fail(&app, &ask, row.as_ref(), verified.ok, &email).await;
             Err(match problem.kind() {
@@ -185,6 +182,36 @@ pub async fn login(
             })
         }
     }
+}
+
+/// Whether this node has read all that was written of who has an address: in the address's partition, and in that of who
+/// holds it, which is another one where they had another address before.
+async fn knows_all(app: &App, digest: Digest, address: Shard) -> Result<bool, WriteError> {
+    if !caught_up(app, logins::NAME, address).await? {
+        return Ok(false);
+    }
+    let views = &app.node.views;
+    let holder = match views.login(app.tenant(), digest)? {
+        Some(row) => Some(row.user),
+        None => views.holding(app.tenant(), digest)?.map(|holding| holding.user),
+    };
+    let partition = |shard: Shard| shard.partition(app.node.log.partitions());
+    match holder.map(|user| user.shard()) {
+        Some(shard) if partition(shard) != partition(address) => caught_up(app, logins::NAME, shard).await,
+        _ => Ok(true),
+    }
+}
+
+fn is_refusal(problem: &Problem) -> bool {
+    matches!(problem.kind(), Kind::InvalidCredentials | Kind::TooManyAttempts)
+}
+
+/// Who registered elsewhere a moment ago is nobody yet, and a password that was changed is wrong. The attempt stays counted
+/// in memory, or the time that a node is behind would be one for guessing.
+fn cannot_tell(app: &App, ask: &Ask) -> Problem {
+    app.node.network_limits.failed(ask.network(), clock::now());
+    counter!("gatelog_login_failures_unrecorded_total").increment(1);
+    behind().into()
 }
 
 /// Who has the address, unless they are locked.

@@ -7,7 +7,8 @@ use gatelog_events::commit::Subject;
 use gatelog_events::directory::Digest;
 use gatelog_events::domain::profile::ProfileField;
 use gatelog_events::domain::user::{self, PasswordReason, User};
-use gatelog_projections::logins::LoginRow;
+use gatelog_events::ids::UserId;
+use gatelog_projections::logins::{self, LoginRow};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
@@ -17,9 +18,9 @@ use crate::auth::api_keys::Scope;
 use crate::auth::policy::{self, Context};
 use crate::auth::pool::Verified;
 use crate::auth::throttle::Key;
-use crate::error::{Kind, Problem};
+use crate::error::{Problem, wrong_password};
 use crate::http::app::App;
-use crate::http::ask::Ask;
+use crate::http::ask::{Ask, behind, caught_up};
 use crate::http::body::{Json, SecretText};
 use crate::http::caller::Caller;
 use crate::http::params::UserParam;
@@ -112,20 +113,21 @@ pub async fn put(
         .config
         .password_policy
         .check(value.password.expose(), &context(&user))?;
-    let reason = if caller.is_user() {
+    let (reason, instead_of) = if caller.is_user() {
         let current = value.current_password.as_ref().ok_or_else(|| {
             Problem::invalid(vec![]).field("current_password", "It is required to change one's own password.")
         })?;
-        prove(&app, id, digest, current).await?;
-        PasswordReason::Changed
+        // Whoever writes may know of a newer one, of which this one proves nothing.
+        let proved = prove(&app, id, digest, current).await?;
+        (PasswordReason::Changed, Some(proved))
     } else {
-        PasswordReason::Reset
+        (PasswordReason::Reset, None)
     };
     let hash = app.node.passwords.hash(password).await?;
     let command = user::Command::SetPassword {
         hash: hash.as_str().to_owned(),
         reason,
-        instead_of: None,
+        instead_of,
     };
     let outcome = ask
         .submit(&app, &caller, Subject::User(id), Command::User(command), &raw)
@@ -146,35 +148,26 @@ fn context(user: &User) -> Context<'_> {
     }
 }
 
-/// Checks the present password, with the limits of a login.
-async fn prove(
-    app: &App,
-    id: gatelog_events::ids::UserId,
-    digest: Option<Digest>,
-    current: &SecretText,
-) -> Result<(), Problem> {
-    let given = Given::new(current).map_err(|_| wrong())?;
+/// Checks the present password, with the limits of a login, and says which version of the credential it is.
+async fn prove(app: &App, id: UserId, digest: Option<Digest>, current: &SecretText) -> Result<u32, Problem> {
+    let given = Given::new(current).map_err(|_| wrong_password())?;
     let Some(digest) = digest else {
-        return Err(wrong());
+        return Err(wrong_password());
     };
     let key = Key::Identifier(digest.0);
     app.node.account_limits.admit(key, clock::now())?;
-    let row = app
-        .node
-        .views
-        .login(app.tenant(), digest)?
-        .filter(|row| row.user == id);
-    match given.verify(app, row.as_ref()).await {
-        Ok(verified) if verified.ok => Ok(()),
-        Ok(_) => Err(wrong()),
-        Err(e) => {
-            app.node.account_limits.forgive(key, clock::now());
-            Err(e)
-        }
+    let forgive = |e: Problem| {
+        app.node.account_limits.forgive(key, clock::now());
+        e
+    };
+    let caught_up = caught_up(app, logins::NAME, id.shard()).await;
+    let caught_up = caught_up.map_err(|e| forgive(e.into()))?;
+    let row = app.node.views.login(app.tenant(), digest)?;
+    let row = row.filter(|row| row.user == id);
+    let verified = given.verify(app, row.as_ref()).await.map_err(forgive)?;
+    match row {
+        Some(row) if verified.ok => Ok(row.credential_version),
+        _ if caught_up => Err(wrong_password()),
+        _ => Err(behind().into()),
     }
-}
-
-fn wrong() -> Problem {
-    Problem::new(Kind::WrongPassword, "Give the password that the account has now.")
-        .field("current_password", "It is not the account's password.")
 }

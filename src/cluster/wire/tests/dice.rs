@@ -286,7 +286,7 @@ impl Dice<'_> {
             consent::Rejection as C, plan::Rejection as P, session::Rejection as S, tenant::Rejection as T,
         };
         let (id, version, language) = (self.text(), self.text(), self.text());
-        match self.byte() % 18 {
+        match self.byte() % 19 {
             0 => U::AddressTaken.into(),
             1 => U::NotFound.into(),
             2 => U::AlreadyExists.into(),
@@ -314,6 +314,7 @@ impl Dice<'_> {
             }
             .into(),
             16 => T::ApiKeyExists.into(),
+            17 => U::CredentialChanged.into(),
             _ => T::ApiKeyNotFound.into(),
         }
     }

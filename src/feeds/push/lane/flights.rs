@@ -50,8 +50,13 @@ impl Lane {
     pub(super) fn launch(&mut self) {
         self.queue.wake(clock::monotonic());
         while let Some((slot, urgent)) = self.slot() {
-            let jobs = std::iter::from_fn(|| self.queue.next());
-            let jobs: Vec<_> = jobs.take(self.endpoint.batch).collect();
+            // What fails of the rest must not hold up a withdrawal that flies with it.
+            let withdrawals_only = self.queue.is_urgent();
+            let next = || match withdrawals_only && !self.queue.is_urgent() {
+                true => None,
+                false => self.queue.next(),
+            };
+            let jobs: Vec<_> = std::iter::from_fn(next).take(self.endpoint.batch).collect();
             let flight = self.fly((slot, urgent), jobs);
             self.flights.push(flight);
         }
@@ -89,8 +94,17 @@ impl Lane {
             } else {
                 records(&node, &endpoint, partition, version, &jobs)
             };
-            let records: Vec<_> = said.iter().filter_map(|s| s.as_ref().ok()?.as_ref()).collect();
-            let mut outcomes = endpoint.deliver(&records).await.into_iter();
+            let told: Vec<_> = jobs
+                .iter()
+                .zip(&said)
+                .filter_map(|(job, s)| Some((job, s.as_ref().ok()?.as_ref()?)))
+                .collect();
+            let records: Vec<_> = told.iter().map(|(_, record)| *record).collect();
+            let holds = |n: usize| match told.get(n) {
+                Some((job, _)) => matches!(record(&node, &endpoint, partition, version, job), Ok(Some(_))),
+                None => false,
+            };
+            let mut outcomes = endpoint.deliver(&records, &holds).await.into_iter();
             let parts = jobs.into_iter().zip(said).map(|(job, said)| Part {
                 job,
                 record: said.as_ref().ok().and_then(|s| Some(s.as_ref()?.id)),
@@ -179,14 +193,23 @@ fn records(
     version: u32,
     jobs: &[Job],
 ) -> Vec<Result<Option<Record>, Held>> {
-    let record = |job: &Job| {
-        let settings = node.views.settings(&node.config.tenant)?;
-        let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
-        let engine = Engine::of(node, &settings, &endpoint.feed, definition, partition);
-        if job.redriven.is_some() && engine.is_over(&job.item)? {
-            return Ok(None);
-        }
-        Ok(engine.record(&job.item)?)
-    };
-    jobs.iter().map(record).collect()
+    jobs.iter()
+        .map(|job| record(node, endpoint, partition, version, job))
+        .collect()
+}
+
+fn record(
+    node: &Node,
+    endpoint: &Endpoint,
+    partition: Partition,
+    version: u32,
+    job: &Job,
+) -> Result<Option<Record>, Held> {
+    let settings = node.views.settings(&node.config.tenant)?;
+    let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
+    let engine = Engine::of(node, &settings, &endpoint.feed, definition, partition);
+    if job.redriven.is_some() && engine.is_over(&job.item)? {
+        return Ok(None);
+    }
+    Ok(engine.record(&job.item)?)
 }

@@ -8,7 +8,7 @@ use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Hook;
 use gatelog_projections::{changes, users};
 
-use super::{Lane, place};
+use super::{Begun, Lane, place};
 use crate::feeds::cursor::Cursor;
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::push::endpoint::Endpoint;
@@ -50,32 +50,37 @@ impl Lane {
     }
 
     /// Where it was left, or where the webhook is to begin.
-    pub(super) fn begin(&mut self) -> Result<(), StoreError> {
+    pub(super) fn begin(&mut self) -> Result<Begun, StoreError> {
         let known = self.node.views.webhook_progress(self.hook(), self.partition)?;
         // What stands there of a webhook that was removed is another receiver's.
         let known = known.filter(|p| p.generation >= self.webhook.since);
         let version = self.webhook.version;
-        let cursor = match known {
-            Some(progress) if progress.generation == self.webhook.generation => Some(Cursor {
-                version,
-                turn: 0,
-                lanes: vec![place(&progress)],
-            }),
+        let (cursor, begun) = match known {
+            Some(progress) if progress.generation == self.webhook.generation => {
+                let cursor = Cursor {
+                    version,
+                    turn: 0,
+                    lanes: vec![place(&progress)],
+                };
+                (Some(cursor), Begun::AsSaid)
+            }
             known => {
                 let anew = self.with_engine(|engine| match self.webhook.from {
                     ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
                     ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
                     ReplayFrom::Time(time) => engine.since(version, time),
                 })?;
-                anew.map(|cursor| cursor.owing(known.as_ref().map(place)))
+                let anew = anew.map(|cursor| cursor.owing(known.as_ref().map(place)));
+                (anew, Begun::Anew)
             }
         };
-        if let Some(cursor) = cursor {
-            self.passed = cursor.lanes.first().copied().unwrap_or_default();
-            self.said = self.passed;
-            self.read = cursor;
-        }
-        Ok(())
+        let Some(cursor) = cursor else {
+            return Ok(Begun::AsSaid);
+        };
+        self.passed = cursor.lanes.first().copied().unwrap_or_default();
+        self.said = self.passed;
+        self.read = cursor;
+        Ok(begun)
     }
 
     /// Whether there is anything new to read.

@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gatelog_events::clock;
-use gatelog_events::domain::feed::{Command, HandedOver, Handover};
+use gatelog_events::domain::feed::{Command, HandedOver, Handover, MAX_HANDED_OVER};
 use gatelog_events::ids::UserId;
 
 use super::{Lane, SAY, far, progress};
@@ -90,7 +90,9 @@ impl Lane {
         }
         let mut commands = Vec::new();
         let feed = &self.endpoint.feed;
-        let told = std::mem::take(&mut self.told);
+        // As many as fit into a record. The next report has the rest, and only the last how far the lane is.
+        let some = self.told.len().min(MAX_HANDED_OVER);
+        let told: Vec<_> = self.told.drain(..some).collect();
         if !told.is_empty() {
             let handover = Handover {
                 feed: feed.clone(),
@@ -99,7 +101,8 @@ impl Lane {
             commands.push(Command::WithdrawalsDelivered(handover.clone()));
             commands.push(Command::WithdrawalsAcknowledged(handover));
         }
-        let at = (std::mem::take(&mut self.due) && self.is_news()).then_some(self.passed);
+        let all_told = self.told.is_empty();
+        let at = (all_told && std::mem::take(&mut self.due) && self.is_news()).then_some(self.passed);
         if let Some(at) = at {
             self.delivered = false;
             let progress = progress(feed, &self.endpoint.name, self.webhook.generation, at);

@@ -125,7 +125,7 @@ impl Endpoint {
         self.door.learn(|breaker| match verdict {
             // Who rejects is there.
             Verdict::Taken | Verdict::Rejected(_) => breaker.succeeded(),
-            Verdict::Wait(wait) => breaker.told_to_wait(now, wait, limits),
+            Verdict::Wait(wait) => breaker.told_to_wait(now, wait),
             Verdict::Retry => breaker.failed(now, limits),
         });
         match verdict {

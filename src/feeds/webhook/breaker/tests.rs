@@ -38,7 +38,7 @@ fn run(name: &str, steps: &[(i64, Step)]) -> Breaker {
             ),
             Success => breaker = breaker.succeeded(),
             Failure => breaker = breaker.failed(now, &LIMITS),
-            Wait(s) => breaker = breaker.told_to_wait(now, Duration::from_secs(*s), &LIMITS),
+            Wait(s) => breaker = breaker.told_to_wait(now, Duration::from_secs(*s)),
         }
     }
     breaker
