@@ -29,7 +29,7 @@ use super::Key;
 use super::endpoint::Endpoint;
 use super::pause::{self, LAND};
 use super::queue::Queue;
-use super::say::{request, say};
+use super::say::{heard, request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::node::Node;
 use crate::writer;
@@ -118,6 +118,9 @@ impl Lane {
 
     /// Until it is stopped; it says then how far it has come.
     pub async fn run(mut self) {
+        if !self.hear().await {
+            return;
+        }
         match self.begin() {
             Ok(Begun::AsSaid) => {}
             Ok(Begun::Anew) => {
@@ -187,6 +190,23 @@ impl Lane {
         self.end().await;
         self.endpoint.meter.left(self.partition);
         self.note("a lane ends");
+    }
+
+    /// Waits until it is known how far the lanes before it came. `false`: it was stopped before.
+    async fn hear(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                heard = heard(&self.node, self.partition) => match heard {
+                    Ok(()) => return true,
+                    Err(e) => self.complain("it is not known yet how far it has come", &e),
+                },
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep(SAY) => {}
+            }
+        }
     }
 
     /// Says where it begins, before anything is told from there: whoever begins once more after this lane, at what is the end

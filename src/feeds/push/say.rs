@@ -1,13 +1,21 @@
 //! Saying in the log what came of a lane.
 
+use std::time::Duration;
+
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::Actor;
 use gatelog_events::domain::feed::Command;
-use gatelog_events::ids::Partition;
+use gatelog_events::ids::{Partition, Position, Stream};
+use gatelog_events::log::LogError;
+use gatelog_projections::applied::Behind;
+use gatelog_projections::webhooks;
 use uuid::Uuid;
 
 use crate::node::Node;
 use crate::writer::{self, Request, WriteError};
+
+/// How long it is waited for what was said.
+const AT_MOST: Duration = Duration::from_secs(5);
 
 /// Says it in the lane's partition.
 pub(in crate::feeds) async fn say(
@@ -38,4 +46,28 @@ pub(in crate::feeds) fn request(
         time: None,
         after: None,
     }
+}
+
+/// Waits until what lanes said in a partition is known here. Whoever begins before might begin anew what another lane, of
+/// this node or of another, was in the middle of.
+pub(super) async fn heard(node: &Node, partition: Partition) -> Result<(), Unheard> {
+    let stream = Stream::Activity;
+    let Some(offset) = node.log.end(stream, partition).await?.checked_sub(1) else {
+        return Ok(());
+    };
+    let last = Position {
+        stream,
+        partition,
+        offset,
+    };
+    Ok(node.views.wait_for(webhooks::NAME, last, AT_MOST).await?)
+}
+
+/// What lanes said is not known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unheard {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Behind(#[from] Behind),
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::{far, place, progress};
 use super::pause::LAND;
-use super::say::say;
+use super::say::{Unheard, heard, say};
 use super::topic_name;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
@@ -68,6 +68,8 @@ enum Broken {
     #[error("{0}")]
     Log(#[from] LogError),
     #[error("{0}")]
+    Unheard(#[from] Unheard),
+    #[error("{0}")]
     Kafka(String),
     #[error("{0}")]
     Write(#[from] crate::writer::WriteError),
@@ -97,6 +99,10 @@ impl TopicLane {
             () = stop.cancelled() => return Ok(()),
             outlet = self.outlet.get_or_try_init(open) => outlet?,
         };
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            heard = heard(&self.node, self.partition) => heard?,
+        }
         let (mut cursor, is_said) = self.begin()?;
         let mut said = cursor.lanes.first().copied().unwrap_or_default();
         if !is_said {

@@ -167,7 +167,8 @@ fn requests_to_wait() {
             (8, Pass),
         ],
     );
-    run("too long", &[(0, Wait(1000)), (0, Hold(60))]);
+    run("longer than a failure's", &[(0, Wait(1000)), (0, Hold(1000))]);
+    run("too long", &[(0, Wait(100_000)), (0, Hold(86_400))]);
     run("no wait", &[(0, Wait(0)), (0, Pass), (0, Hold(30))]);
     run(
         "no failure",
