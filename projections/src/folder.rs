@@ -189,6 +189,15 @@ impl Decoded {
         }
     }
 
+    /// A record of which it is known that it does not count.
+    pub fn stray(position: Position, header: RecordHeader) -> Self {
+        Self {
+            position,
+            header,
+            commit: None,
+        }
+    }
+
     /// Where it stands, but for the offset.
     pub fn place(&self) -> (Stream, Partition) {
         (self.position.stream, self.position.partition)

@@ -18,6 +18,8 @@ use crate::writer::{Command, Outcome, Request, WriteError, Writer, place};
 /// Between two looks for an owner, if no claim is read meanwhile. Doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// How long an answer of another node is waited for that is not known as the owner.
+const BYSTANDER: Duration = Duration::from_secs(1);
 /// Such looks before others are asked.
 const PATIENT_ROUNDS: usize = 3;
 
@@ -195,12 +197,21 @@ impl Router {
         for round in 0_usize.. {
             changes.mark_unchanged();
             let owner = self.another(place).map(|node| (node, Some(place)));
-            let other = self.who_may_not_know(place, round).map(|node| (node, None));
+            let other = self
+                .who_may_not_know(&request, place, round)
+                .map(|node| (node, None));
             for (node, owned) in owner.into_iter().chain(other) {
-                let left = attempt.left();
-                match self.forward(forwarder, owned, &node, &request, left).await {
+                let at_most = match owned {
+                    Some(_) => attempt.left(),
+                    None => attempt.left().min(BYSTANDER),
+                };
+                match self.forward(forwarder, owned, &node, &request, at_most).await {
                     Ok(outcome) => return Ok(outcome),
                     Err(ForwardError::Answered(WriteError::NotOwner { .. })) => {}
+                    // Whose it is not may say anything, and only what has a key is sent there.
+                    Err(e) if owned.is_none() && !is_decision(&e) => {
+                        tracing::debug!(error = %e, node = %node.url, "a node that may own a place says nothing of it");
+                    }
                     Err(ForwardError::Answered(e)) => return Err(attempt.blurred(e)),
                     Err(ForwardError::Unreached(reason)) => {
                         tracing::debug!(%reason, node = %node.url, "a command was not forwarded");
@@ -237,8 +248,9 @@ impl Router {
 
     /// Once nobody has owned a place for some rounds, the other nodes in turn: whoever it was given to may not have heard that
     /// somebody claimed it after them and went away. A command shows them, and they claim it anew.
-    fn who_may_not_know(&self, place: Place, round: usize) -> Option<NodeAddress> {
+    fn who_may_not_know(&self, request: &Request, place: Place, round: usize) -> Option<NodeAddress> {
         let turn = round.checked_sub(PATIENT_ROUNDS)?;
+        request.idempotency.as_ref()?;
         let mut others = self.owners.others(self.me, place);
         (!others.is_empty()).then(|| others.swap_remove(turn % others.len()))
     }
@@ -333,6 +345,14 @@ impl Router {
             }
         }
     }
+}
+
+/// Whether somebody has decided on the command.
+fn is_decision(e: &ForwardError) -> bool {
+    matches!(
+        e,
+        ForwardError::Answered(WriteError::Rejected(_) | WriteError::KeyReused | WriteError::TooLarge { .. })
+    )
 }
 
 fn left_until(deadline: Instant) -> Duration {

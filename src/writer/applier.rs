@@ -21,6 +21,7 @@ use gatelog_projections::store::{Change, StoreError, Table};
 use metrics::Histogram;
 
 use super::decider::{Lanes, Settled};
+use super::strays::{self, Looks};
 use super::swap::Swap;
 use super::tail::TailStep;
 use super::takeover::{Handover, Message, Parts};
@@ -140,20 +141,22 @@ impl Applier {
     pub fn run(mut self, steps: mpsc::Receiver<Step>) -> Handover {
         let mut next: Option<Step> = None;
         let mut held = Vec::new();
+        let mut looks = Looks::default();
         loop {
             if next.is_none() {
                 next = steps.try_recv().ok();
             }
             if next.is_none()
-                && let Err(failure) = self.look(&mut held)
+                && let Err(failure) = self.look(&mut held).and_then(|()| self.pass_strays(&mut looks))
             {
                 return self.step_down(failure, next, &steps, held);
             }
             let step = match next.take() {
                 Some(step) => step,
-                None => match steps.recv() {
+                None => match steps.recv_timeout(strays::LOOK) {
                     Ok(step) => step,
-                    Err(_) => return Handover::finished(),
+                    Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return Handover::finished(),
                 },
             };
             let result = match step {
@@ -354,7 +357,7 @@ impl Applier {
     }
 
     /// Rows of the state, of the projections folded here, and all checkpoints, as one write.
-    fn write(&mut self, state: Vec<&TableChanges>, touched: &Touched) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, state: Vec<&TableChanges>, touched: &Touched) -> Result<(), StoreError> {
         let mut checkpoints = Vec::with_capacity(self.marks.len());
         for mark in &self.marks {
             checkpoints.push((mark.table.clone(), vec![mark.change()?]));

@@ -20,6 +20,7 @@ mod office;
 mod place;
 pub(crate) mod random;
 pub mod rebuild;
+mod strays;
 mod swap;
 mod tail;
 mod takeover;

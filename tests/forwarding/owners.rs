@@ -11,7 +11,11 @@ use axum::routing::post;
 use gatelog::cluster::{ClaimNote, NodeId};
 use gatelog::writer::WriteError;
 use gatelog_events::clock;
+use gatelog_events::ids::{CommitId, Partition, Stream};
+use gatelog_events::log::{EventLog, Record, RecordHeader, RecordKind};
+use gatelog_projections::{sessions, users};
 use tokio::net::TcpListener;
+use uuid::Uuid;
 
 use super::pair::{Member, Shared, keyed, owned, seed};
 use crate::support::ports::free_address;
@@ -179,6 +183,42 @@ async fn an_owner_who_stands_still_is_given_up_in_time() {
     assert!(begun.elapsed() < patient, "{:?}", begun.elapsed());
     a.stop();
     b.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_count_at_the_end_of_a_partition_is_passed_by_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let node = Member::start(&shared, &dir.path().join("a"), owned(0..8), SHORT).await;
+    node.router.submit(seed()).await.unwrap();
+    node.router
+        .submit(shared.newcomer("ada@example.com").0)
+        .await
+        .unwrap();
+    let mut ends = Vec::new();
+    for (stream, projection) in [
+        (Stream::Identity, users::NAME),
+        (Stream::Activity, sessions::NAME),
+    ] {
+        let header = RecordHeader {
+            kind: RecordKind::Commit,
+            commit_id: CommitId(Uuid::from_u128(1)),
+            epoch: 0,
+            seq: 1000,
+            aggregate_version: 1,
+        };
+        let value = b"of somebody who was replaced"[..].into();
+        let stray = shared.log.append(stream, Partition(3), Record { header, value });
+        ends.push((projection, stray.await.unwrap()));
+    }
+    for (projection, position) in ends {
+        let patience = Duration::from_secs(20);
+        node.views.wait_for(projection, position, patience).await.unwrap();
+    }
+    // It goes on from there.
+    let newcomer = shared.newcomer(&shared.address_in(3..4)).0;
+    node.router.submit(newcomer).await.unwrap();
+    node.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -178,4 +179,12 @@ pub trait EventLog: Send + Sync {
 
     /// The offset after the last durable record.
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>>;
+
+    /// The same as far as it is known without asking anybody: some seconds old perhaps, and 0 where nothing is known.
+    fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
+        self.end(stream, partition)
+            .now_or_never()
+            .and_then(Result::ok)
+            .unwrap_or(0)
+    }
 }

@@ -18,7 +18,7 @@ use crate::auth::api_keys::Scope;
 use crate::auth::policy::{self, Context};
 use crate::auth::pool::Verified;
 use crate::auth::throttle::Key;
-use crate::error::{Problem, wrong_password};
+use crate::error::{Kind, Problem, wrong_password};
 use crate::http::app::App;
 use crate::http::ask::{Ask, behind, caught_up};
 use crate::http::body::{Json, SecretText};
@@ -103,6 +103,7 @@ pub async fn put(
     Json { value, raw }: Json<NewPassword>,
 ) -> Result<Response, Problem> {
     caller.may(Scope::UsersWrite, id)?;
+    let knows_all = !caller.is_user() || caught_up(&app, logins::NAME, id.shard()).await?;
     let user = existing(&app, id)?;
     let digest = user
         .email
@@ -117,8 +118,11 @@ pub async fn put(
         let current = value.current_password.as_ref().ok_or_else(|| {
             Problem::invalid(vec![]).field("current_password", "It is required to change one's own password.")
         })?;
+        let proved = match prove(&app, id, digest, current).await {
+            Err(e) if !knows_all && e.kind() == Kind::WrongPassword => return Err(behind().into()),
+            proved => proved?,
+        };
         // Whoever writes may know of a newer one, of which this one proves nothing.
-        let proved = prove(&app, id, digest, current).await?;
         (PasswordReason::Changed, Some(proved))
     } else {
         (PasswordReason::Reset, None)
@@ -156,18 +160,14 @@ async fn prove(app: &App, id: UserId, digest: Option<Digest>, current: &SecretTe
     };
     let key = Key::Identifier(digest.0);
     app.node.account_limits.admit(key, clock::now())?;
-    let forgive = |e: Problem| {
-        app.node.account_limits.forgive(key, clock::now());
-        e
-    };
-    let caught_up = caught_up(app, logins::NAME, id.shard()).await;
-    let caught_up = caught_up.map_err(|e| forgive(e.into()))?;
     let row = app.node.views.login(app.tenant(), digest)?;
     let row = row.filter(|row| row.user == id);
-    let verified = given.verify(app, row.as_ref()).await.map_err(forgive)?;
-    match row {
-        Some(row) if verified.ok => Ok(row.credential_version),
-        _ if caught_up => Err(wrong_password()),
-        _ => Err(behind().into()),
+    match (given.verify(app, row.as_ref()).await, row) {
+        (Ok(verified), Some(row)) if verified.ok => Ok(row.credential_version),
+        (Ok(_), _) => Err(wrong_password()),
+        (Err(e), _) => {
+            app.node.account_limits.forgive(key, clock::now());
+            Err(e)
+        }
     }
 }

@@ -337,6 +337,11 @@ impl EventLog for KafkaLog {
         Ok(Box::new(bulks.into_iter().flatten().take_while(until_error)))
     }
 
+    fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
+        let slot = self.slot(stream, partition);
+        slot.map_or(0, |slot| self.source.topics.seen_end(slot).0)
+    }
+
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {
         let Some(slot) = self.slot(stream, partition) else {
             return future::ready(Err(self.no_such_partition(stream, partition))).boxed();
