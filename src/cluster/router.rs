@@ -211,6 +211,9 @@ impl Router {
                     // Whose it is not may say anything, and only what has a key is sent there.
                     Err(e) if owned.is_none() && !is_decision(&e) => {
                         tracing::debug!(error = %e, node = %node.url, "a node that may own a place says nothing of it");
+                        if let ForwardError::Unknown(reason) = e {
+                            attempt.unknown.get_or_insert(reason);
+                        }
                     }
                     Err(ForwardError::Answered(e)) => return Err(attempt.blurred(e)),
                     Err(ForwardError::Unreached(reason)) => {

@@ -147,8 +147,11 @@ impl Applier {
                 next = steps.try_recv().ok();
             }
             if next.is_none()
-                && let Err(failure) = self.look(&mut held).and_then(|()| self.pass_strays(&mut looks))
+                && let Err(failure) = self.look(&mut held)
             {
+                return self.step_down(failure, next, &steps, held);
+            }
+            if let Err(failure) = self.pass_strays(&mut looks) {
                 return self.step_down(failure, next, &steps, held);
             }
             let step = match next.take() {

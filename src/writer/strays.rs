@@ -6,21 +6,23 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::executor::block_on;
+use futures::{FutureExt, StreamExt};
 use gatelog_events::clock;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::Verdict;
 use gatelog_projections::folder::{Decoded, Touched};
-use gatelog_projections::store::StoreError;
 
 use super::applier::{Applier, Failure};
 use super::tail::TailStep;
 
 type Place = (Stream, Partition);
 
-/// How often it is looked, where nothing is to be done.
+/// How often it is looked.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How long a look may take. The log may be away, and what is written meanwhile waits.
+const BUDGET: Duration = Duration::from_millis(300);
+/// Between two looks whether the log has told more.
+const STEP: Duration = Duration::from_millis(5);
 /// A claim of another that has stood for so long in what is ours still was made in error: by then whoever was replaced has
 /// heard of it.
 const STANDING: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ pub(super) struct Looks {
     due: Instant,
     /// Up to where each partition was judged.
     judged: HashMap<Place, Offset>,
-    /// Claims of others, and since when they are known.
+    /// Claims of others that stand where nothing was judged since, and since when they are known.
     claims: HashMap<Place, (Offset, Instant)>,
 }
 
@@ -48,52 +50,48 @@ impl Applier {
     /// Takes the read models past what does not count. Error: a claim of another stands at the end, though the partition
     /// is ours; it must be claimed anew.
     pub(super) fn pass_strays(&mut self, looks: &mut Looks) -> Result<(), Failure> {
-        let now = clock::monotonic();
-        if now < looks.due {
+        let began = clock::monotonic();
+        if began < looks.due {
             return Ok(());
         }
-        looks.due = now + LOOK;
         let places: Vec<(Place, Offset)> = self.lanes.iter().map(|(p, lane)| (*p, lane.next)).collect();
         for (place, next) in places {
             let is_quiet = looks.judged.insert(place, next) == Some(next);
             let end = self.parts.log.heard_end(place.0, place.1);
             if !is_quiet || end <= next {
-                continue;
-            }
-            let claim = self
-                .pass_until(place, end)
-                .map_err(|e| Failure::because(e.to_string()))?;
-            let Some(at) = claim else {
                 looks.claims.remove(&place);
                 continue;
-            };
-            let known = looks.claims.entry(place).or_insert((at, now));
-            if known.0 != at {
-                *known = (at, now);
             }
-            if now.saturating_duration_since(known.1) >= STANDING {
-                let (stream, partition) = place;
-                let reason = format!("another writer claimed {stream}:{partition} at {at} and let it be");
-                return Err(Failure::because(reason));
+            if let Some((at, since)) = looks.claims.get(&place) {
+                if began.saturating_duration_since(*since) >= STANDING {
+                    let (stream, partition) = place;
+                    let reason = format!("another writer claimed {stream}:{partition} at {at} and let it be");
+                    return Err(Failure::because(reason));
+                }
+                continue;
+            }
+            if let Some(at) = self.pass_until(place, end, began + BUDGET) {
+                looks.claims.insert(place, (at, began));
             }
         }
+        looks.due = clock::monotonic() + LOOK;
         Ok(())
     }
 
-    /// Up to the first record that may count, of which a claim's offset is told.
-    fn pass_until(&mut self, place: Place, end: Offset) -> Result<Option<Offset>, StoreError> {
+    /// Up to the first record that may count; the offset of another's claim. What the log does not tell in time, it tells at
+    /// another look.
+    fn pass_until(&mut self, place: Place, end: Offset, until: Instant) -> Option<Offset> {
         let (stream, partition) = place;
-        let Some(mut lane) = self.lanes.get(&place).copied() else {
-            return Ok(None);
-        };
+        let mut lane = self.lanes.get(&place).copied()?;
         let mut strays = Vec::new();
         let mut claim = None;
         let mut rest = self.parts.log.read(stream, partition, lane.next);
-        while lane.next < end {
-            // What the log does not tell now, it tells at another look.
-            let Some(Ok(entry)) = block_on(rest.next()) else {
-                break;
+        while lane.next < end && clock::monotonic() < until {
+            let Some(told) = rest.next().now_or_never() else {
+                std::thread::sleep(STEP);
+                continue;
             };
+            let Some(Ok(entry)) = told else { break };
             let (offset, header) = (entry.position.offset, entry.record.header);
             let mut fence = lane.fence;
             match fence.admit(offset, &header) {
@@ -115,18 +113,30 @@ impl Applier {
                 Verdict::Commit | Verdict::Void => break,
             }
         }
-        if strays.is_empty() {
-            return Ok(claim);
+        if !strays.is_empty() {
+            self.lanes.insert(place, lane);
+            self.pass(place, strays);
         }
-        self.lanes.insert(place, lane);
+        claim
+    }
+
+    fn pass(&mut self, place: Place, strays: Vec<Decoded>) {
+        let (stream, partition) = place;
         for stray in &strays {
             self.folder.fold_decoded(stray);
         }
-        for mark in &mut self.marks {
-            mark.advance(stream, partition, lane);
+        if let Some(lane) = self.lanes.get(&place) {
+            for mark in &mut self.marks {
+                // A table that was built anew may have come further.
+                if mark.progress(stream, partition).next < lane.next {
+                    mark.advance(stream, partition, *lane);
+                }
+            }
         }
-        self.write(Vec::new(), &Touched::from([place]))?;
+        // No row depends on it: what cannot be written now is written with our next append.
+        if let Err(e) = self.write(Vec::new(), &Touched::from([place])) {
+            tracing::warn!(%stream, %partition, error = %e, "what does not count there cannot be passed now");
+        }
         let _ = self.tail.send(TailStep::Records(strays));
-        Ok(claim)
     }
 }

@@ -196,8 +196,7 @@ async fn knows_all(app: &App, digest: Digest, address: Shard) -> Result<bool, Wr
         Some(holding) => Some(holding.user),
         None => views.login(app.tenant(), digest)?.map(|row| row.user),
     };
-    let nobody = Shard(u16::from_be_bytes([digest.0[0], digest.0[1]]));
-    let shard = holder.map_or(nobody, |user| user.shard());
+    let shard = holder.map_or(address, |user| user.shard());
     caught_up(app, logins::NAME, shard).await
 }
 
