@@ -1,4 +1,4 @@
-//! Cuts of the network, and brokers that stand still. The long versions are in `make demo-kafka`.
+//! Cuts of the network, brokers that stand still, and a node that is behind. The long versions are in `make demo-kafka`.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -18,6 +18,7 @@ use gatelog_events::domain::tenant;
 use gatelog_events::domain::webhook::{self, PauseReason, Progress, Webhook, WebhookPaused};
 use gatelog_events::ids::{Offset, Partition};
 use gatelog_projections::changes;
+use gatelog_projections::store::StoreError;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -29,10 +30,10 @@ use super::Key;
 use super::endpoint::Endpoint;
 use super::pause::{self, LAND};
 use super::queue::Queue;
-use super::say::{heard, request, say};
+use super::say::{Unheard, heard, request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
 use crate::node::Node;
-use crate::writer;
+use crate::writer::{self, WriteError};
 
 /// How often it is said how far the lane has come, and looked whether dead letters are to be sent again.
 const SAY: Duration = Duration::from_secs(1);
@@ -47,6 +48,17 @@ enum Begun {
     AsSaid,
     /// At a place that is not on record.
     Anew,
+}
+
+/// Why a lane cannot begin yet.
+#[derive(Debug, thiserror::Error)]
+enum Unbegun {
+    #[error("it is not known how far it has come: {0}")]
+    Unheard(#[from] Unheard),
+    #[error("it cannot be read how far it has come: {0}")]
+    Store(#[from] StoreError),
+    #[error("it cannot be said where it begins: {0}")]
+    Write(#[from] WriteError),
 }
 
 pub(super) struct Lane {
@@ -118,17 +130,8 @@ impl Lane {
 
     /// Until it is stopped; it says then how far it has come.
     pub async fn run(mut self) {
-        if !self.hear().await {
+        if !self.begin_at_last().await {
             return;
-        }
-        match self.begin() {
-            Ok(Begun::AsSaid) => {}
-            Ok(Begun::Anew) => {
-                if !self.say_beginning().await {
-                    return;
-                }
-            }
-            Err(e) => return self.complain("it cannot be read how far it has come", &e),
         }
         self.note("a lane begins");
         let mut say = tokio::time::interval(SAY);
@@ -192,42 +195,34 @@ impl Lane {
         self.note("a lane ends");
     }
 
-    /// Waits until it is known how far the lanes before it came. `false`: it was stopped before.
-    async fn hear(&mut self) -> bool {
+    /// Begins, however often that must be tried. `false`: it was stopped before.
+    async fn begin_at_last(&mut self) -> bool {
+        let stop = self.stop.clone();
         loop {
             tokio::select! {
-                () = self.stop.cancelled() => return false,
-                heard = heard(&self.node, self.partition) => match heard {
+                () = stop.cancelled() => return false,
+                begun = self.try_to_begin() => match begun {
                     Ok(()) => return true,
-                    Err(e) => self.complain("it is not known yet how far it has come", &e),
+                    Err(e) => self.complain("it cannot begin yet", &e),
                 },
             }
             tokio::select! {
-                () = self.stop.cancelled() => return false,
+                () = stop.cancelled() => return false,
                 () = tokio::time::sleep(SAY) => {}
             }
         }
     }
 
-    /// Says where it begins, before anything is told from there: whoever begins once more after this lane, at what is the end
-    /// then, would pass over who has withdrawn meanwhile. `false`: it was stopped before that could be said.
-    async fn say_beginning(&mut self) -> bool {
-        let generation = self.webhook.generation;
-        loop {
-            let beginning = progress(&self.endpoint.feed, &self.endpoint.name, generation, self.passed);
-            let said = say(&self.node, self.partition, Command::Progressed(beginning));
-            tokio::select! {
-                () = self.stop.cancelled() => return false,
-                said = said => match said {
-                    Ok(()) => return true,
-                    Err(e) => self.complain("it cannot be said where it begins", &e),
-                },
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return false,
-                () = tokio::time::sleep(SAY) => {}
-            }
+    /// Begins once it is known how far the lanes before it came, and says where, before anything is told from there: whoever
+    /// begins once more after this lane, at what is the end then, would pass over who has withdrawn meanwhile.
+    async fn try_to_begin(&mut self) -> Result<(), Unbegun> {
+        heard(&self.node, self.partition).await?;
+        if let Begun::Anew = self.begin()? {
+            let (feed, name) = (&self.endpoint.feed, &self.endpoint.name);
+            let beginning = progress(feed, name, self.webhook.generation, self.passed);
+            say(&self.node, self.partition, Command::Progressed(beginning)).await?;
         }
+        Ok(())
     }
 
     /// What is being posted lands first, or whoever goes on from here would post it again; then all is said.
