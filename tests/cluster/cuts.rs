@@ -235,9 +235,18 @@ impl Stage {
 
     /// A page of the feed `crm`; none where the node does not know it yet.
     async fn page(&self, n: usize, query: &str) -> Option<Page> {
+        self.page_since(n, query, None).await
+    }
+
+    /// The same of a node that has read up to a position.
+    async fn page_since(&self, n: usize, query: &str, position: Option<&str>) -> Option<Page> {
         let node = self.cluster.node(n);
         let url = format!("{}/v1/feeds/crm/events?{query}", node.url);
-        let answer = node.client.get(url).bearer_auth(BOOTSTRAP).send().await.unwrap();
+        let mut call = node.client.get(url).bearer_auth(BOOTSTRAP);
+        if let Some(position) = position {
+            call = call.header("gatelog-min-position", position);
+        }
+        let answer = call.send().await.unwrap();
         let found = answer.status().as_u16() == 200;
         let body: Value = answer.json().await.unwrap();
         let data: Vec<_> = body["events"].as_array()?.iter().map(|e| &e["data"]).collect();
@@ -427,7 +436,11 @@ async fn a_node_that_is_behind_tells_a_feed_nothing_of_who_has_withdrawn() {
         let path = format!("/v1/users/{}/consents/newsletter", stage.people[n]);
         let withdrawal = consent(false);
         let withdrawn = stage.cluster.ask(1, "PUT", &path, Some(&withdrawal), "withdrawn");
-        assert_eq!(withdrawn.await.0, 200);
+        let (status, _, position) = withdrawn.await;
+        assert_eq!(status, 200);
+        // What is told next is told of what this node has read by then.
+        let read = stage.page_since(1, "from=now", Some(&position)).await;
+        assert!(read.is_some(), "{}", stage.cluster.words());
         gone.push(format!("p{n}@example.com"));
     }
     let told = stage
