@@ -12,8 +12,9 @@
 //! answer carries a MAC over the request's nonce and MAC, the status and the SHA-256 of the body: nobody in between can
 //! invent an acknowledgement.
 //!
-//! Why nothing can be replayed: a nonce is remembered for longer than its time stamp is taken, by a clock that never goes
-//! back; and who was started anew, and has forgotten, is another run, for which the MAC is not good.
+//! Why nothing can be replayed, whatever the clocks do: a nonce is remembered for longer than its time stamp is taken, and
+//! no stamp is taken that is as old as what was forgotten; and who was started anew, and has forgotten all, is another run,
+//! for which the MAC is not good.
 //!
 //! This proves who sends; it hides nothing. Where others can listen between nodes, let them talk HTTPS.
 
@@ -207,38 +208,51 @@ impl Presented {
     }
 }
 
+/// What was seen in a period: nonces, and the latest of their time stamps.
+#[derive(Default)]
+struct Seen {
+    nonces: HashSet<[u8; 16]>,
+    latest: i64,
+}
+
 /// Nonces that were seen, in two periods of which the older is forgotten whole: cheap, and bounded.
 #[derive(Default)]
 struct Nonces {
-    /// The latest moment at which anything was checked. Never goes back.
-    now: Timestamp,
     begun: Timestamp,
-    current: HashSet<[u8; 16]>,
-    previous: HashSet<[u8; 16]>,
+    current: Seen,
+    previous: Seen,
+    /// The latest time stamp of what was forgotten.
+    forgotten: i64,
 }
 
 impl Nonces {
     /// Takes a request's time stamp and nonce, once.
     fn take(&mut self, at: i64, nonce: [u8; 16], now: Timestamp, limit: usize) -> Result<(), Refused> {
-        // A clock that was set back must not make old requests new again.
-        self.now = self.now.max(now);
-        let tolerance = TOLERANCE.as_millis() as u64;
-        if self.now.millis().abs_diff(at) > tolerance {
+        self.turn(now);
+        // Only where this node's clock was set is there a stamp near it that is older than what was forgotten.
+        if now.millis().abs_diff(at) > TOLERANCE.as_millis() as u64 || at <= self.forgotten {
             return Err(Refused::Stale);
         }
-        // A stamp is taken until twice the tolerance after its nonce was first seen, so one whole period outlives it.
-        if self.now.since(self.begun) > 2 * TOLERANCE {
-            self.previous = std::mem::take(&mut self.current);
-            self.begun = self.now;
-        }
-        if self.previous.contains(&nonce) || self.current.contains(&nonce) {
+        if self.previous.nonces.contains(&nonce) || self.current.nonces.contains(&nonce) {
             return Err(Refused::Replayed);
         }
-        if self.current.len() >= limit {
+        if self.current.nonces.len() >= limit {
             return Err(Refused::Busy);
         }
-        self.current.insert(nonce);
+        self.current.nonces.insert(nonce);
+        self.current.latest = self.current.latest.max(at);
         Ok(())
+    }
+
+    /// Turns to the next period when it is time. A stamp is taken until twice the tolerance after its nonce was first seen,
+    /// so one whole period outlives it. A clock that was set back makes the period longer.
+    fn turn(&mut self, now: Timestamp) {
+        self.begun = self.begun.min(now);
+        if now.since(self.begun) > 2 * TOLERANCE {
+            let before = std::mem::replace(&mut self.previous, std::mem::take(&mut self.current));
+            self.forgotten = self.forgotten.max(before.latest);
+            self.begun = now;
+        }
     }
 }
 

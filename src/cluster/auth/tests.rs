@@ -146,15 +146,30 @@ fn no_moment_lets_a_replay_through() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_for_a_moment_keeps_nobody_out_afterwards() {
+    let gate = gate();
+    let (header, _) = signed(ME, NOON);
+    assert_eq!(check(&gate, &header, NOON), Ok(Ok(())));
+    let ahead = check(&gate, &signed(ME, seconds(1)).0, seconds(3600));
+    assert_eq!(ahead, Ok(Err(Refused::Stale)));
+    for later in 2..200 {
+        let (next, _) = signed(ME, seconds(later));
+        assert_eq!(check(&gate, &next, seconds(later)), Ok(Ok(())), "{later}");
+        let again = check(&gate, &header, seconds(later)).unwrap();
+        assert!(again.is_err(), "{later}");
+    }
+}
+
+#[test]
 fn nonces_are_bounded_and_forgotten() {
     let gate = Gate { limit: 3, ..gate() };
     let at = |n| check(&gate, &signed(ME, seconds(n)).0, seconds(n)).unwrap();
     assert_eq!([at(0), at(1), at(2)], [Ok(()); 3]);
     assert_eq!(at(3), Err(Refused::Busy));
     assert_eq!(at(61), Ok(()));
-    assert_eq!(gate.nonces.lock().previous.len(), 3);
+    assert_eq!(gate.nonces.lock().previous.nonces.len(), 3);
     assert_eq!(at(122), Ok(()));
-    assert_eq!(gate.nonces.lock().previous.len(), 1);
+    assert_eq!(gate.nonces.lock().previous.nonces.len(), 1);
 }
 
 #[test]
