@@ -1,5 +1,6 @@
 //! Connectors: the calls that a vendor's API gets, and what its answers lead to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,6 +308,79 @@ async fn a_token_that_has_expired_is_fetched_anew() {
         .filter(|c| c.path == "/services/oauth2/token")
         .count();
     assert_eq!(logins, 2);
+    pushing.abort();
+    server.stop().await;
+}
+
+/// Two people whose records come in one batch: they are in one partition, and nobody else is in it.
+async fn two_of_one_batch(server: &Server) -> [(String, String); 2] {
+    let mut known = BTreeMap::new();
+    for n in 0.. {
+        let name = format!("p{n}");
+        let (id, position) = register(server, &name, true).await;
+        let partition = position.rsplit_once(':').unwrap().0.to_owned();
+        let person = (id, format!("{name}@example.com"));
+        if let Some(other) = known.insert(partition, person.clone()) {
+            return [other, person];
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_withdraws_between_two_calls_is_in_no_later_one_and_the_others_are() {
+    let (server, pushing) = start().await;
+    let [(ada, hers), (_, his)] = two_of_one_batch(&server).await;
+    let (reached, is_reached) = tokio::sync::oneshot::channel();
+    let (release, is_released) = std::sync::mpsc::channel();
+    let hold = Mutex::new(Some((reached, is_released)));
+    let vendor = Vendor::start(move |call| {
+        let records = call.body["records"].as_array().map_or(1, Vec::len);
+        if records == 2 && call.path.contains("/Individual/") {
+            let held = hold.lock().take();
+            if let Some((reached, is_released)) = held {
+                reached.send(()).unwrap();
+                tokio::task::block_in_place(|| is_released.recv().unwrap());
+            }
+        }
+        let done = json!({"id": "003000000000001", "success": true, "created": true, "errors": []});
+        (200, Value::Array(vec![done; records]))
+    })
+    .await;
+    let connector = json!({
+        "connector": {"vendor": "salesforce", "base_url": vendor.url, "mapping": {"email": "Email"}, "purpose": "Newsletter"},
+        "credential": {"bearer": "a-token"},
+    });
+    set(&server, &connector).await;
+    is_reached.await.unwrap();
+    let withdrawn = consent(&server, &ada, "newsletter", false).await;
+    server
+        .get(&format!("/v1/users/{ada}"))
+        .admin()
+        .with("gatelog-min-position", &withdrawn)
+        .send()
+        .await
+        .expect(200);
+    release.send(()).unwrap();
+    let said = |v: &Vendor, text: &str| v.calls().iter().any(|c| c.body.to_string().contains(text));
+    vendor.until("the other", |v| said(v, &his)).await;
+    vendor.until("the withdrawal", |v| said(v, "\"OptOut\"")).await;
+    assert!(!said(&vendor, &hers), "{:#?}", vendor.calls());
+    // That is no fault of the vendor's.
+    let status = server
+        .get("/v1/feeds/marketing/status")
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    let deliveries = &status.body["consumers"][0]["this_node"]["deliveries"];
+    let outcomes: Vec<_> = deliveries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| &d["outcome"])
+        .collect();
+    assert!(outcomes.iter().all(|outcome| *outcome == "taken"), "{outcomes:?}");
     pushing.abort();
     server.stop().await;
 }

@@ -73,10 +73,11 @@ impl Attempts {
     fn count(&self, outcome: &Outcome) {
         let counter = match (outcome, outcome.verdict()) {
             (Outcome::Rejected { .. }, _) => &self.rejected,
-            (_, Verdict::Delivered) => &self.taken,
-            (_, Verdict::Gone) => &self.gone,
-            (_, Verdict::Wait(_)) => &self.asked_to_wait,
-            (_, Verdict::Retry) => &self.failed,
+            (_, Some(Verdict::Delivered)) => &self.taken,
+            (_, Some(Verdict::Gone)) => &self.gone,
+            (_, Some(Verdict::Wait(_))) => &self.asked_to_wait,
+            (_, Some(Verdict::Retry)) => &self.failed,
+            (_, None) => return,
         };
         counter.increment(1);
     }
@@ -110,32 +111,36 @@ pub(super) enum Outcome {
     },
     /// The receiver will never take this record.
     Rejected { reason: String },
+    /// It was not said to the end, as somebody in its batch has withdrawn meanwhile. It is said anew.
+    Unsaid,
 }
 
 impl Outcome {
-    /// What it says of the receiver.
-    fn verdict(&self) -> Verdict {
-        match self {
+    /// What it says of the receiver, if anything.
+    fn verdict(&self) -> Option<Verdict> {
+        Some(match self {
             // Who rejects is there.
             Outcome::Taken(_) | Outcome::Rejected { .. } => Verdict::Delivered,
             Outcome::Gone => Verdict::Gone,
             Outcome::Failed {
                 status, retry_after, ..
             } => judge(*status, *retry_after),
-        }
+            Outcome::Unsaid => return None,
+        })
     }
-}
 
-impl Outcome {
     /// As it is remembered, with the status of the answer.
-    fn seen(&self) -> (observed::Outcome, Option<u16>) {
-        match (self, self.verdict()) {
-            (Outcome::Taken(status), _) => (observed::Outcome::Taken, *status),
-            (Outcome::Gone, _) => (observed::Outcome::Gone, None),
-            (Outcome::Failed { status, .. }, Verdict::Wait(_)) => (observed::Outcome::AskedToWait, *status),
-            (Outcome::Failed { status, .. }, _) => (observed::Outcome::Failed, *status),
-            (Outcome::Rejected { .. }, _) => (observed::Outcome::Failed, None),
-        }
+    fn seen(&self) -> Option<(observed::Outcome, Option<u16>)> {
+        Some(match self {
+            Outcome::Taken(status) => (observed::Outcome::Taken, *status),
+            Outcome::Gone => (observed::Outcome::Gone, None),
+            Outcome::Failed { status, .. } => match self.verdict() {
+                Some(Verdict::Wait(_)) => (observed::Outcome::AskedToWait, *status),
+                _ => (observed::Outcome::Failed, *status),
+            },
+            Outcome::Rejected { .. } => (observed::Outcome::Failed, None),
+            Outcome::Unsaid => return None,
+        })
     }
 }
 
@@ -209,8 +214,9 @@ impl Endpoint {
         };
         let took = began.elapsed();
         for (record, outcome) in records.iter().zip(&outcomes) {
-            let (seen, status) = outcome.seen();
-            self.meter.delivered(Delivery::of(record, seen, status, took));
+            if let Some((seen, status)) = outcome.seen() {
+                self.meter.delivered(Delivery::of(record, seen, status, took));
+            }
         }
         self.learn(&outcomes);
         outcomes
@@ -224,7 +230,7 @@ impl Endpoint {
             Verdict::Wait(_) => 2,
         };
         outcomes.iter().for_each(|outcome| self.attempts.count(outcome));
-        let verdict = outcomes.iter().map(Outcome::verdict).max_by_key(weight);
+        let verdict = outcomes.iter().filter_map(Outcome::verdict).max_by_key(weight);
         let (now, limits) = (clock::now(), &self.limits);
         self.door.learn(|breaker| match verdict {
             None => breaker.released(),

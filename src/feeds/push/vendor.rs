@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::domain::feed::Definition;
@@ -43,23 +44,19 @@ pub(super) enum NoVendor {
 }
 
 /// Why a batch ends before all its calls were made.
-struct Ended {
-    status: Option<u16>,
-    reason: String,
-    retry_after: Option<std::time::Duration>,
+enum Ended {
+    /// Somebody in it has withdrawn since the calls were made up.
+    Outdated,
+    Failed {
+        status: Option<u16>,
+        reason: String,
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Ended {
-    fn outdated() -> Self {
-        Self {
-            status: None,
-            reason: "somebody in the batch has withdrawn meanwhile; the rest is made anew".to_owned(),
-            retry_after: None,
-        }
-    }
-
     fn unauthorized() -> Self {
-        Self {
+        Self::Failed {
             status: Some(UNAUTHORIZED),
             reason: "the vendor refuses the credential; set the connector with one that may use its API"
                 .to_owned(),
@@ -70,7 +67,7 @@ impl Ended {
 
 impl From<DeliveryError> for Ended {
     fn from(e: DeliveryError) -> Self {
-        Self {
+        Self::Failed {
             status: None,
             reason: e.to_string(),
             retry_after: None,
@@ -119,10 +116,15 @@ impl Vendor {
             Verdict::Delivered => Outcome::Taken(None),
             Verdict::Rejected { reason } => Outcome::Rejected { reason },
             Verdict::Retry { after } => match &ended {
-                Some(ended) => Outcome::Failed {
-                    status: ended.status,
-                    reason: ended.reason.clone(),
-                    retry_after: ended.retry_after.max(after),
+                Some(Ended::Outdated) => Outcome::Unsaid,
+                Some(Ended::Failed {
+                    status,
+                    reason,
+                    retry_after,
+                }) => Outcome::Failed {
+                    status: *status,
+                    reason: reason.clone(),
+                    retry_after: (*retry_after).max(after),
                 },
                 None => Outcome::Failed {
                     status: None,
@@ -140,7 +142,7 @@ impl Vendor {
             tokio::time::sleep(call.delay).await;
             // The bodies were made before the first call, which may be minutes ago.
             if begun && !call.body.is_empty() && !call.records.iter().all(|n| holds(*n)) {
-                return Err(Ended::outdated());
+                return Err(Ended::Outdated);
             }
             begun = true;
             let answered = self.call(&connector, call).await?;
@@ -148,7 +150,7 @@ impl Vendor {
             match run.answered(outcome) {
                 Go::On => {}
                 Go::Wait(pause) => {
-                    return Err(Ended {
+                    return Err(Ended::Failed {
                         status: Some(TOO_MANY_REQUESTS),
                         reason: "the vendor asks for a pause".to_owned(),
                         retry_after: Some(pause),
@@ -175,11 +177,13 @@ impl Vendor {
         let login = now.login().ok_or_else(Ended::unauthorized)?;
         let answered = self.call(&now, &login).await?;
         let mut connector = Connector::clone(&now);
-        connector.logged_in(&answer(&answered)).map_err(|e| Ended {
-            status: Some(answered.status),
-            reason: e.to_string(),
-            retry_after: answered.retry_after,
-        })?;
+        connector
+            .logged_in(&answer(&answered))
+            .map_err(|e| Ended::Failed {
+                status: Some(answered.status),
+                reason: e.to_string(),
+                retry_after: answered.retry_after,
+            })?;
         let connector = Arc::new(connector);
         *self.connector.write() = connector.clone();
         Ok(connector)

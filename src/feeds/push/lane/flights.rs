@@ -156,6 +156,7 @@ impl Lane {
                 self.queue.again(user, clock::monotonic() + SAY);
                 self.gone = true;
             }
+            Ok(Some(Outcome::Unsaid)) => self.queue.again(user, clock::monotonic()),
             Ok(Some(Outcome::Rejected { reason })) => {
                 let record = record.unwrap_or_default();
                 self.bury(&job, record, None, reason);
