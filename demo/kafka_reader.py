@@ -7,7 +7,8 @@ follows. Each commit says under which epoch it was written, and its number in it
     a commit counts if its epoch is that of the newest claim before it and its number is the next one.
 
 All else is void, for every reader and for ever: what an earlier owner still wrote (stale), what was written twice
-(copy), and what follows a commit that never arrived (beyond a hole).
+(copy), and what follows a commit that never arrived (beyond a hole). Where Kafka's retention has cut the beginning off, and
+the claim with it, the first commit that is left stands for that claim.
 """
 
 import json
@@ -43,10 +44,14 @@ class Partition:
     def __init__(self):
         self.epoch = None
         self.next = 0
+        self.read = 0
 
     def judge(self, record):
         kind = header(record, "gl_kind")
         epoch, number = int(header(record, "gl_epoch")), int(header(record, "gl_seq"))
+        cut, self.read = range(self.read, record.offset), record.offset + 1
+        if kind == "commit" and epoch in cut:
+            self.epoch, self.next = epoch, number
         if kind == "claim":
             self.epoch, self.next = record.offset, 0
             return CLAIM

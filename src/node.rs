@@ -86,6 +86,12 @@ pub enum NodeError {
     Spool(#[from] SpoolError),
     #[error("the first settings could not be written: {0}")]
     Seed(#[from] WriteError),
+    /// Nothing it decided is lost, but others would be refused their writes for as long as this node keeps its partitions.
+    #[error(
+        "the writer broke; the node stops, so that it, or another node, can begin anew. The log says above where that was: \
+         please report it"
+    )]
+    WriterBroke,
     #[error("{place} cannot be created: {source}")]
     DataDir { place: PathBuf, source: std::io::Error },
     #[error("{0}")]
@@ -296,6 +302,7 @@ impl Started {
         };
         tokio::select! {
             damage = self.scrub() => damage.into(),
+            () = self.node.writer.ended() => NodeError::WriterBroke,
             () = self.flush_views() => closed,
             () = self.own_what_is_given() => closed,
             () = self.seed_at_last() => closed,

@@ -7,9 +7,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
+use gatelog_events::clock;
 use serde_json::json;
 use support::process::{Process, consent, gatelog};
+
+const PASSWORD: &str = "correct horse battery staple";
 
 /// Points that only rolling a segment passes; `events/tests/log_crash.rs` ends the process there.
 const WHEN_ROLLING: [&str; 3] = ["log.before_roll", "log.after_index", "log.after_segment"];
@@ -64,6 +68,77 @@ async fn nothing_acknowledged_is_lost_wherever_the_process_ends() {
     }
 }
 
+/// A fault in the decider's thread: no other part of the node can do its work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_writer_breaks_ends_so_that_it_can_begin_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut known = BTreeMap::new();
+    let mut broken = Process::start(dir.path(), Some("writer.before_decision:10:panic"))
+        .await
+        .unwrap();
+    let begun = clock::monotonic();
+    let mut n = 0;
+    let status = loop {
+        n += 1;
+        let body = json!({"email": format!("a{n}@example.com"), "password": PASSWORD});
+        match broken.call("POST", "/v1/registrations", Some(body)).await {
+            Some((201, _)) | None => {}
+            Some((status, answer)) => assert_eq!(status, 503, "{answer}"),
+        }
+        if let Some(status) = broken.ended() {
+            break status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", broken.said());
+    };
+    assert_eq!(status.code(), Some(1), "{}", broken.said());
+    assert!(broken.said().contains("the writer broke"), "{}", broken.said());
+    drop(broken);
+    let process = Process::start(dir.path(), None).await.expect("it starts again");
+    assert!(!load(&process, &mut known, "b").await);
+    check(&process, &known, "broken").await;
+    assert!(process.stop().success());
+    verify(dir.path(), "broken");
+}
+
+/// A fault in a thread that the decider can begin anew: who was waiting asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_whose_applier_breaks_takes_over_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::start(dir.path(), Some("writer.before_answer:10:panic"))
+        .await
+        .unwrap();
+    let begun = clock::monotonic();
+    let mut refused = 0;
+    for n in 0..20 {
+        let body = json!({"email": format!("a{n}@example.com"), "password": PASSWORD});
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = process
+                .call("POST", "/v1/registrations", Some(body.clone()))
+                .await;
+            match answer {
+                Some((201, _)) => break,
+                // Without an idempotency key it is not known who has the address.
+                Some((409, _)) if tries > 1 => break,
+                Some((503, _)) => refused += 1,
+                other => panic!("{other:?}: {}", process.said()),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", process.said());
+        }
+    }
+    assert!(refused > 0, "it never broke");
+    assert!(process.stop().success());
+    verify(dir.path(), "applier");
+}
+
+fn verify(dir: &Path, case: &str) {
+    let args = ["verify", "--data-dir", dir.to_str().unwrap()];
+    let verify = gatelog(&args).output().unwrap();
+    let said = String::from_utf8_lossy(&verify.stdout);
+    assert!(verify.status.success(), "{case}: {said}");
+}
+
 async fn crash_and_check(case: String) {
     let dir = tempfile::tempdir().unwrap();
     let mut known = BTreeMap::new();
@@ -83,14 +158,7 @@ async fn crash_and_check(case: String) {
     load(&process, &mut known, "c").await;
     check(&process, &known, &case).await;
     assert!(process.stop().success(), "{case}");
-    let verify = gatelog(&["verify", "--data-dir", dir.path().to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(
-        verify.status.success(),
-        "{case}: {}",
-        String::from_utf8_lossy(&verify.stdout)
-    );
+    verify(dir.path(), &case);
 }
 
 /// A directory that has a history: a clean end for most, a torn group where one is to be cut off.
@@ -110,7 +178,7 @@ async fn prepare(dir: &Path, case: &str, known: &mut BTreeMap<String, Known>) {
 async fn load(process: &Process, known: &mut BTreeMap<String, Known>, round: &str) -> bool {
     for n in 0..6 {
         let email = format!("{round}{n}@example.com");
-        let body = json!({"email": email, "password": "correct horse battery staple"});
+        let body = json!({"email": email, "password": PASSWORD});
         match process.call("POST", "/v1/registrations", Some(body)).await {
             Some((201, answer)) => {
                 let id = answer["user_id"].as_str().unwrap().to_owned();

@@ -3,6 +3,10 @@
 
 mod support;
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
 use gatelog::node::{Data, Started};
 use gatelog::writer::Command;
 use gatelog_events::commit::Subject;
@@ -10,8 +14,11 @@ use gatelog_events::domain::plan::ChangePlan;
 use gatelog_events::domain::session::{Client, EndReason, FailureReason, LoginMethod};
 use gatelog_events::domain::{session, user};
 use gatelog_events::email::Email;
-use gatelog_events::ids::{SessionId, UserId};
+use gatelog_events::ids::{Partition, Position, SessionId, Stream, TenantId, UserId};
 use gatelog_events::log::Entry;
+use gatelog_events::log::fence::{Progress, Verdict};
+use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus};
+use gatelog_projections::catch_up::{CatchUpError, catch_up};
 use gatelog_projections::folder::{Folder, Member, Touched};
 use gatelog_projections::keys::{KeyKind, global};
 use gatelog_projections::store::{Store, StoreOptions, Table};
@@ -173,23 +180,25 @@ async fn act(world: &World, people: &mut People, deed: &Deed, n: u64) {
 
 type Rows = Vec<(String, bytes::Bytes, bytes::Bytes)>;
 
-/// Folds entries into fresh tables, with a write after every `batch` of them, and gives all rows.
-fn fold(data: &Data, entries: &[Entry], batch: usize) -> Rows {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(
-        dir.path(),
-        StoreOptions {
-            cache_bytes: 1 << 20,
-            memtable_bytes: 8 << 20,
-        },
-    )
-    .unwrap();
+/// Fresh tables of all read models in an empty folder.
+fn fresh(dir: &Path, data: &Data) -> (Arc<Store>, Folder) {
+    let options = StoreOptions {
+        cache_bytes: 1 << 20,
+        memtable_bytes: 8 << 20,
+    };
+    let store = Store::open(dir, options).unwrap();
     let members = data
         .projections
         .iter()
         .map(|p| Member::open(&store, p.clone(), Table::new(p.name(), p.version(), 0), 8).unwrap())
         .collect();
-    let mut folder = Folder::new(store.clone(), members);
+    (store.clone(), Folder::new(store, members))
+}
+
+/// Folds entries into fresh tables, with a write after every `batch` of them, and gives all rows.
+fn fold(data: &Data, entries: &[Entry], batch: usize) -> Rows {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut folder) = fresh(dir.path(), data);
     for chunk in entries.chunks(batch) {
         let mut touched = Touched::new();
         for entry in chunk {
@@ -198,6 +207,11 @@ fn fold(data: &Data, entries: &[Entry], batch: usize) -> Rows {
         }
         folder.write(&touched).unwrap();
     }
+    rows(&store, &folder)
+}
+
+/// All rows, of read models of which none stands still.
+fn rows(store: &Store, folder: &Folder) -> Rows {
     let mut rows = Vec::new();
     for member in folder.members() {
         assert_eq!(member.mark.applied.stopped(), []);
@@ -208,6 +222,19 @@ fn fold(data: &Data, entries: &[Entry], batch: usize) -> Rows {
         }
     }
     rows
+}
+
+/// Where the commits stand that count.
+fn counted(entries: &[Entry]) -> Vec<Position> {
+    let mut places: HashMap<(Stream, Partition), Progress> = HashMap::new();
+    let mut counted = Vec::new();
+    for Entry { position, record } in entries {
+        let place = places.entry((position.stream, position.partition)).or_default();
+        if place.pass(position.offset, &record.header) == Verdict::Commit {
+            counted.push(*position);
+        }
+    }
+    counted
 }
 
 /// Names of the rows that only one side has, or that have other content.
@@ -244,6 +271,39 @@ fn interleaved(entries: &[Entry], mut rng: TestRng) -> Vec<Entry> {
     out
 }
 
+/// Answers nothing, as where Kafka's topic of keys cannot be read.
+struct Unreadable;
+
+impl KeySource for Unreadable {
+    fn key(&self, _: &TenantId, _: UserId) -> Result<KeyStatus, KeySourceError> {
+        Err(KeySourceError("not now".to_owned()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_folded_without_its_key_and_what_follows_once_the_key_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = Started::open(config(dir.path())).unwrap();
+    World::new(&started.node).register(&address(1)).await.unwrap();
+    started.close().await.unwrap();
+    let data = Data::open(&config(dir.path())).unwrap();
+    let entries: Vec<Entry> = data.log.read_to_end(&[]).unwrap().map(Result::unwrap).collect();
+
+    let scratch = tempfile::tempdir().unwrap();
+    let (store, mut folder) = fresh(scratch.path(), &data);
+    let failed = catch_up(&mut folder, data.log.as_ref(), &Unreadable, |_| {});
+    let Err(CatchUpError::Key { position, .. }) = failed else {
+        panic!("{failed:?}");
+    };
+    assert!(entries.iter().any(|entry| entry.position == position));
+    drop((store, folder));
+    // As whoever takes over again: from what is written.
+    let (store, mut folder) = fresh(scratch.path(), &data);
+    catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {}).unwrap();
+    let found = differences(&rows(&store, &folder), &fold(&data, &entries, usize::MAX));
+    assert_eq!(found, Vec::<String>::new());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
@@ -251,6 +311,7 @@ proptest! {
     fn neither_batches_nor_the_order_of_partitions_change_the_rows(
         deeds in prop::collection::vec(deed(), 1..60),
         cut in 0.0..1.0f64,
+        cut_off in 0..8u64,
         batch in 1..20usize,
         seed in any::<[u8; 32]>(),
     ) {
@@ -264,12 +325,12 @@ proptest! {
                 act(&world, &mut people, deed, n as u64).await;
             }
             for progress in started.node.views.progress() {
-                for stream in [gatelog_events::ids::Stream::Identity, gatelog_events::ids::Stream::Activity] {
-                    for partition in (0..8).map(gatelog_events::ids::Partition) {
+                for stream in Stream::ALL {
+                    for partition in (0..8).map(Partition) {
                         let end = started.node.log.end(stream, partition).await.unwrap();
                         let follows = progress.next(stream, partition) > 0;
                         if follows {
-                            let last = gatelog_events::ids::Position { stream, partition, offset: end - 1 };
+                            let last = Position { stream, partition, offset: end - 1 };
                             progress.wait_for(last, std::time::Duration::from_secs(10)).await.unwrap();
                         }
                     }
@@ -299,6 +360,14 @@ proptest! {
         let rng = TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
         let shuffled = fold(&data, &interleaved(&entries, rng), 7);
         prop_assert_eq!(differences(&shuffled, &all), Vec::<String>::new(), "the order of partitions matters");
+
+        // Where retention has cut the activity stream off, no fold stands still, and all that is left counts.
+        let is_left = |at: &Position| at.stream == Stream::Identity || at.offset >= cut_off;
+        let left: Vec<Entry> = entries.iter().filter(|entry| is_left(&entry.position)).cloned().collect();
+        fold(&data, &left, batch);
+        let mut expected = counted(&entries);
+        expected.retain(is_left);
+        prop_assert_eq!(counted(&left), expected);
 
         // So is the fold of any prefix.
         let prefix = &entries[..(entries.len() as f64 * cut) as usize];

@@ -4,7 +4,7 @@
 //! a node that falls behind: while there is a file that `GATELOG_BEHIND_FILE` names, it folds nothing of what others write.
 //!
 //! Built only with the feature `failpoints`. `GATELOG_FAILPOINT=name:n` aborts the process, as SIGKILL would, the n-th
-//! time (from 1) that the place is passed.
+//! time (from 1) that the place is passed; `name:n:panic` has it panic there, as a fault of the program would.
 
 /// Ends the process here if `GATELOG_FAILPOINT` says so. Does nothing without the feature `failpoints`.
 #[inline]
@@ -39,10 +39,20 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+    struct Armed {
+        name: String,
+        nth: u64,
+        panics: bool,
+    }
+
+    static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let spec = std::env::var("GATELOG_FAILPOINT").ok()?;
-        let (name, n) = spec.split_once(':').unwrap_or((&spec, "1"));
-        Some((name.to_owned(), n.parse().unwrap_or(1)))
+        let mut parts = spec.split(':');
+        Some(Armed {
+            name: parts.next()?.to_owned(),
+            nth: parts.next().and_then(|n| n.parse().ok()).unwrap_or(1),
+            panics: parts.next() == Some("panic"),
+        })
     });
     static CLOCK: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| Some(std::env::var_os("GATELOG_CLOCK_ERROR_FILE")?.into()));
@@ -62,11 +72,15 @@ mod armed {
 
     static HITS: AtomicU64 = AtomicU64::new(0);
 
+    #[allow(clippy::panic)]
     pub fn hit(name: &str) {
-        if let Some((armed, n)) = &*ARMED
-            && armed == name
-            && HITS.fetch_add(1, Ordering::Relaxed) + 1 == *n
+        if let Some(armed) = &*ARMED
+            && armed.name == name
+            && HITS.fetch_add(1, Ordering::Relaxed) + 1 == armed.nth
         {
+            if armed.panics {
+                panic!("a test wants it to break here");
+            }
             std::process::abort();
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::future::try_join_all;
-use gatelog_events::ids::{Offset, Partition, Stream};
+use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::{Entry, EntryIter, EventLog, LogError};
-use gatelog_events::seal::KeySource;
+use gatelog_events::seal::{KeySource, KeySourceError};
 
 use crate::folder::{Decoded, Folder, Share, Touched};
 use crate::projection::{Checkpoint, Projection};
@@ -37,6 +37,12 @@ pub enum CatchUpError {
         folded: Offset,
         end: Offset,
         place: String,
+    },
+    /// Folded without it, the record would stop the read models of its partition for good.
+    #[error("what {position} says cannot be read without its subject's key: {source}")]
+    Key {
+        position: Position,
+        source: KeySourceError,
     },
 }
 
@@ -155,30 +161,37 @@ fn fold(
 const ASKED: usize = 5;
 const BETWEEN: Duration = Duration::from_secs(1);
 
-fn read_one(entry: &Entry, keys: &dyn KeySource) -> Decoded {
-    let mut record = Decoded::read(entry, keys);
-    for _ in 1..ASKED {
-        if !record.lacks_key() {
-            break;
+fn read_one(entry: &Entry, keys: &dyn KeySource) -> Result<Decoded, CatchUpError> {
+    let mut asked = 1;
+    loop {
+        let record = Decoded::read(entry, keys);
+        match record.lacks_key() {
+            None => return Ok(record),
+            Some(source) if asked == ASKED => {
+                return Err(CatchUpError::Key {
+                    position: entry.position,
+                    source: source.clone(),
+                });
+            }
+            Some(_) => asked += 1,
         }
         std::thread::sleep(BETWEEN);
-        record = Decoded::read(entry, keys);
     }
-    record
 }
 
-type Group = Result<Arc<Vec<(Entry, Decoded)>>, LogError>;
+type Group = Result<Arc<Vec<(Entry, Decoded)>>, CatchUpError>;
 
 /// Reads until the end, an error, or until somebody does not fold any more.
 fn read(entries: EntryIter, keys: &dyn KeySource, outs: &[mpsc::SyncSender<Group>]) {
     let send = |group: Group| outs.iter().all(|out| out.send(group.clone()).is_ok());
     let mut group = Vec::with_capacity(GROUP);
     for entry in entries {
-        match entry {
-            Ok(entry) => {
-                let record = read_one(&entry, keys);
-                group.push((entry, record));
-            }
+        let read = entry.map_err(CatchUpError::from).and_then(|entry| {
+            let record = read_one(&entry, keys)?;
+            Ok((entry, record))
+        });
+        match read {
+            Ok(one) => group.push(one),
             Err(e) => {
                 let _ = send(Ok(Arc::new(group))) && send(Err(e));
                 return;

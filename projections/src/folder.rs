@@ -7,12 +7,12 @@ use gatelog_events::codec::{self, CodecError};
 use gatelog_events::commit::Commit;
 use gatelog_events::failpoint;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
-use gatelog_events::log::fence::Verdict;
+use gatelog_events::log::fence::{Progress, Verdict};
 use gatelog_events::log::{Entry, RecordHeader, RecordKind};
-use gatelog_events::seal::KeySource;
+use gatelog_events::seal::{KeySource, KeySourceError};
 
 use crate::applied::{Applied, Stopped};
-use crate::projection::{Checkpoint, Located, Progress, Projection};
+use crate::projection::{Checkpoint, Located, Projection};
 use crate::store::{Change, Store, StoreError, Table};
 use crate::view::{FoldView, Overlay, View};
 
@@ -63,8 +63,7 @@ impl Mark {
         if !self.follows(stream) || offset < progress.next || self.applied.is_stopped_before(position) {
             return None;
         }
-        let verdict = progress.fence.admit(offset, header);
-        progress.next = offset + 1;
+        let verdict = progress.pass(offset, header);
         self.advance(stream, partition, progress);
         Some(verdict)
     }
@@ -174,10 +173,13 @@ impl Decoded {
         }
     }
 
-    /// Whether the key store could not answer when this was read. It may later: until then nobody should fold it, for who
-    /// does stops for good.
-    pub fn lacks_key(&self) -> bool {
-        matches!(self.commit, Some(Err(CodecError::Keys(_))))
+    /// Why the key store could not answer when this was read, if it could not. It may later: until then nobody should fold
+    /// it, for who does stops for good.
+    pub fn lacks_key(&self) -> Option<&KeySourceError> {
+        match &self.commit {
+            Some(Err(CodecError::Keys(e))) => Some(e),
+            _ => None,
+        }
     }
 
     /// A commit that was written here, so that it need not be read again.
@@ -277,8 +279,8 @@ impl Member {
             if offset < progress.next {
                 continue;
             }
-            let mut fence = progress.fence;
-            if fence.admit(offset, &record.header) == Verdict::Commit {
+            let mut passed = progress;
+            if passed.pass(offset, &record.header) == Verdict::Commit {
                 let folded = record
                     .to_fold()
                     .map_err(FoldError::from)
@@ -288,8 +290,7 @@ impl Member {
                     break;
                 }
             }
-            let next = offset + 1;
-            progress = Progress { next, fence };
+            progress = passed;
         }
         if progress != before {
             self.mark.advance(stream, partition, progress);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use gatelog_events::commit::Commit;
-use gatelog_events::ids::{Offset, Partition, Position, Stream};
-use gatelog_events::log::fence::Fence;
+use gatelog_events::ids::{Partition, Position, Stream};
+use gatelog_events::log::fence::Progress;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{KeyKind, global};
@@ -36,15 +36,6 @@ pub trait Projection: Send + Sync {
 
     /// Folds one commit. The order of commits of different partitions must not matter to the rows in the end.
     fn apply(&self, rows: &mut FoldView<'_>, at: Located<'_>) -> Result<(), StoreError>;
-}
-
-/// How far a projection has come in one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Progress {
-    /// Offset of the next record to fold.
-    pub next: Offset,
-    /// Whose commits count from there on.
-    pub fence: Fence,
 }
 
 /// How far a projection has come in all partitions; stored with its rows, in the same write.

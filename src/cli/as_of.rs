@@ -11,7 +11,7 @@ use gatelog_events::domain::session::Activity;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Partition, Position, Stream, UserId};
-use gatelog_events::log::fence::{Fence, Verdict};
+use gatelog_events::log::fence::{Progress, Verdict};
 
 use super::replay::contains;
 use super::{Failure, data};
@@ -67,12 +67,12 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
         "\"subject\":\"tenant\"".to_owned(),
     ];
     let mut states = States::default();
-    let mut fences: HashMap<(Stream, Partition), Fence> = HashMap::new();
+    let mut places: HashMap<(Stream, Partition), Progress> = HashMap::new();
     for entry in log.read_to_end(&others(partitions, &[home, settings]))? {
         let entry = entry?;
         let at = entry.position;
-        let fence = fences.entry((at.stream, at.partition)).or_default();
-        let counts = fence.admit(at.offset, &entry.record.header) == Verdict::Commit;
+        let place = places.entry((at.stream, at.partition)).or_default();
+        let counts = place.pass(at.offset, &entry.record.header) == Verdict::Commit;
         if !counts || !wanted.iter().any(|w| contains(&entry, w)) {
             continue;
         }

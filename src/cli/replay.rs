@@ -6,7 +6,7 @@ use gatelog_events::clock::Timestamp;
 use gatelog_events::codec;
 use gatelog_events::commit::Commit;
 use gatelog_events::ids::{Partition, Position, Stream, UserId};
-use gatelog_events::log::fence::{Fence, Verdict};
+use gatelog_events::log::fence::{Progress, Verdict};
 use gatelog_events::log::{Entry, EventLog};
 use gatelog_events::seal::KeySource;
 use serde_json::value::RawValue;
@@ -84,14 +84,14 @@ struct Printer<'a, W> {
 fn print<W: Write>(args: &Args, log: &dyn EventLog, mut printer: Printer<'_, W>) -> Result<(), Failure> {
     let wanted_user = args.user.map(|id| format!("\"subject\":\"{id}\""));
     // Whether a record counts follows from all before it, so reading starts at the beginning whatever is printed.
-    let mut fences: HashMap<(Stream, Partition), Fence> = HashMap::new();
+    let mut places: HashMap<(Stream, Partition), Progress> = HashMap::new();
     for entry in log.read_to_end(&[])? {
         let entry = entry?;
         let at = entry.position;
-        let verdict = fences
+        let verdict = places
             .entry((at.stream, at.partition))
             .or_default()
-            .admit(at.offset, &entry.record.header);
+            .pass(at.offset, &entry.record.header);
         let shown = match verdict {
             Verdict::Claim => false,
             Verdict::Commit => true,

@@ -12,11 +12,10 @@ use gatelog_events::domain::Event;
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
-use gatelog_events::log::fence::Verdict;
+use gatelog_events::log::fence::{Progress, Verdict};
 use gatelog_events::log::{AppendError, EventLog, RecordHeader};
 use gatelog_projections::answers::Answer;
 use gatelog_projections::folder::{Decoded, Folder, Mark, Touched};
-use gatelog_projections::projection::Progress;
 use gatelog_projections::store::{Change, StoreError, Table};
 use metrics::Histogram;
 

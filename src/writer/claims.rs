@@ -10,7 +10,7 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use gatelog_events::clock;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
-use gatelog_events::log::fence::{Fence, Verdict};
+use gatelog_events::log::fence::{Progress, Verdict};
 use gatelog_events::log::{Entry, Record, RecordHeader, RecordKind};
 use gatelog_projections::answers::Answer;
 use gatelog_projections::catch_up::catch_up;
@@ -114,13 +114,13 @@ pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, Take
 pub(super) struct Findings {
     wanted: HashSet<CommitId>,
     found: HashMap<CommitId, Position>,
-    fences: HashMap<(Stream, Partition), Fence>,
+    places: HashMap<(Stream, Partition), Progress>,
 }
 
 impl Findings {
     /// Begins to look, from where the folder goes on: where the member goes on that is least far in a partition.
     fn look_for(wanted: HashSet<CommitId>, folder: &Folder, partitions: u16) -> Self {
-        let mut fences = HashMap::new();
+        let mut places = HashMap::new();
         if !wanted.is_empty() {
             for stream in Stream::ALL {
                 for partition in (0..partitions).map(Partition) {
@@ -128,14 +128,14 @@ impl Findings {
                     let least = following
                         .map(|m| m.mark.progress(stream, partition))
                         .min_by_key(|progress| progress.next);
-                    fences.insert((stream, partition), least.unwrap_or_default().fence);
+                    places.insert((stream, partition), least.unwrap_or_default());
                 }
             }
         }
         Self {
             wanted,
             found: HashMap::new(),
-            fences,
+            places,
         }
     }
 
@@ -144,8 +144,8 @@ impl Findings {
             return;
         }
         let (at, header) = (entry.position, &entry.record.header);
-        let fence = self.fences.entry((at.stream, at.partition)).or_default();
-        if fence.admit(at.offset, header) == Verdict::Commit
+        let place = self.places.entry((at.stream, at.partition)).or_default();
+        if place.pass(at.offset, header) == Verdict::Commit
             && self.wanted.contains(&header.commit_id)
             && read_commit(entry, parts.keys.as_ref()).is_ok()
         {
@@ -171,7 +171,7 @@ impl Findings {
     /// After a later claim it cannot come any more either: nothing was written, and the caller may go to the next owner.
     fn not_found(&self, one: &Unresolved) -> WriteError {
         let (stream, partition) = one.place;
-        let newest = self.fences.get(&one.place).and_then(|fence| fence.epoch);
+        let newest = self.places.get(&one.place).and_then(|place| place.fence.epoch);
         match newest > Some(one.epoch) {
             true => WriteError::NotOwner { stream, partition },
             false => WriteError::Unavailable {

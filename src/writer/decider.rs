@@ -9,9 +9,10 @@ use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::session;
 use gatelog_events::domain::tenant::Settings;
+use gatelog_events::failpoint;
 use gatelog_events::ids::{CommitId, Partition, Stream, TenantId};
+use gatelog_events::log::fence::Progress;
 use gatelog_projections::folder::{Decoded, Folder};
-use gatelog_projections::projection::Progress;
 use gatelog_projections::store::Table;
 
 use super::applier::{Followed, Step};
@@ -150,6 +151,7 @@ impl Decider {
             return self.give_up(&request, reply);
         }
         let now = clock::now();
+        failpoint::hit("writer.before_decision");
         match self.decide(&request, now) {
             Ok(Some((commit, stream, partition))) => self.append(commit, stream, partition, reply),
             Ok(None) => self.say(&request, reply, |place| Said::Nothing {

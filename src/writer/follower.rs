@@ -92,10 +92,10 @@ async fn read_one(entry: &Entry, keys: &dyn KeySource) -> Decoded {
     }
     loop {
         let record = Decoded::read(entry, keys);
-        if !record.lacks_key() {
+        let Some(error) = record.lacks_key() else {
             return record;
-        }
-        tracing::warn!(position = %entry.position, "a subject's key cannot be read now; what follows in the log waits for it");
+        };
+        tracing::warn!(position = %entry.position, %error, "a subject's key cannot be read now; what follows in the log waits for it");
         pause().await;
     }
 }

@@ -174,6 +174,11 @@ impl Writer {
         });
     }
 
+    /// Waits until nobody decides any more: the thread has ended, by a fault if it was not told to.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// Commands that may still be handed in before the queue is full.
     pub fn room(&self) -> usize {
         self.queue.capacity()

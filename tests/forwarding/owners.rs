@@ -221,6 +221,31 @@ async fn what_does_not_count_at_the_end_of_a_partition_is_passed_by_its_owner() 
     node.stop();
 }
 
+/// Whoever made it does not write, and the owner has nothing to write: else it would notice by its own append.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_made_in_error_does_not_stand_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let node = Member::start(&shared, &dir.path().join("a"), owned(0..8), SHORT).await;
+    node.router.submit(seed()).await.unwrap();
+    let header = RecordHeader {
+        kind: RecordKind::Claim,
+        commit_id: CommitId(Uuid::from_u128(1)),
+        epoch: 0,
+        seq: 0,
+        aggregate_version: 0,
+    };
+    let value = b"of somebody who was slow"[..].into();
+    let claim = shared
+        .log
+        .append(Stream::Identity, Partition(3), Record { header, value });
+    let position = claim.await.unwrap();
+    let patience = Duration::from_secs(120);
+    let passed = node.views.wait_for(users::NAME, position, patience).await;
+    passed.unwrap();
+    node.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_did_not_hear_of_a_later_claim_is_shown_it_by_a_command() {
     let dir = tempfile::tempdir().unwrap();

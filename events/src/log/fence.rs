@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{RecordHeader, RecordKind};
 use crate::ids::Offset;
 
-/// What a reader of one partition has to remember of the records before. Part of each projection's checkpoint.
+/// What a reader of one partition has to remember of the records before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Fence {
     /// Offset of the newest claim; `None` before the first.
@@ -47,6 +47,35 @@ impl Fence {
             }
             RecordKind::Commit => Verdict::Void,
         }
+    }
+}
+
+/// How far a partition was read. Part of each projection's checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Offset of the next record to read.
+    pub next: Offset,
+    /// What judges it.
+    pub fence: Fence,
+}
+
+impl Progress {
+    /// Judges the record at `offset` and goes on behind it. Must be called for every record of the partition, in order, each
+    /// once, but for those that retention has cut off.
+    ///
+    /// Where a claim was among these, the first record behind the cut stands for it: else nothing would count for those who
+    /// begin there until the next claim. (Should that record be a predecessor's, it counts for them alone, and what follows
+    /// it is void to them until that claim.)
+    pub fn pass(&mut self, offset: Offset, header: &RecordHeader) -> Verdict {
+        let cut = self.next..offset;
+        if header.kind == RecordKind::Commit && cut.contains(&header.epoch) {
+            self.fence = Fence {
+                epoch: Some(header.epoch),
+                next_seq: header.seq,
+            };
+        }
+        self.next = offset + 1;
+        self.fence.admit(offset, header)
     }
 }
 
@@ -136,6 +165,60 @@ mod tests {
             let mut fence = Fence::default();
             for (offset, header, expected) in records {
                 assert_eq!(fence.admit(offset, &header), expected, "{name}, offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_cut_counts_without_its_claim() {
+        use Verdict::*;
+        type Case = (&'static str, Progress, Vec<(u64, RecordHeader, Verdict)>);
+        let after = |next, epoch, next_seq| Progress {
+            next,
+            fence: Fence { epoch, next_seq },
+        };
+        let cases: [Case; 5] = [
+            (
+                "who begins there goes on with the numbers of the first record",
+                Progress::default(),
+                vec![
+                    (100, commit(7, 30), Commit),
+                    (101, commit(7, 31), Commit),
+                    (102, commit(7, 33), Void),
+                    (103, claim(), Claim),
+                    (104, commit(7, 32), Void),
+                    (105, commit(103, 0), Commit),
+                ],
+            ),
+            (
+                "so does who was behind it, under another epoch",
+                after(50, Some(7), 20),
+                vec![(100, commit(60, 0), Commit), (101, commit(60, 1), Commit)],
+            ),
+            (
+                "an epoch that was seen begun has a number that follows",
+                after(50, Some(7), 20),
+                vec![(100, commit(7, 21), Void), (101, commit(7, 20), Commit)],
+            ),
+            (
+                "a predecessor is void behind the cut, too",
+                after(50, Some(20), 9),
+                vec![(100, commit(7, 21), Void), (101, commit(20, 9), Commit)],
+            ),
+            (
+                "nothing is cut where the beginning is there",
+                Progress::default(),
+                vec![(0, commit(0, 0), Void), (1, commit(0, 0), Void)],
+            ),
+        ];
+        for (name, mut progress, records) in cases {
+            for (offset, header, expected) in records {
+                assert_eq!(
+                    progress.pass(offset, &header),
+                    expected,
+                    "{name}, offset {offset}"
+                );
+                assert_eq!(progress.next, offset + 1, "{name}");
             }
         }
     }
