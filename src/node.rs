@@ -302,6 +302,7 @@ impl Started {
         };
         tokio::select! {
             damage = self.scrub() => damage.into(),
+            failure = self.log_fails() => failure.into(),
             () = self.node.writer.ended() => NodeError::WriterBroke,
             () = self.flush_views() => closed,
             () = self.own_what_is_given() => closed,
@@ -409,6 +410,14 @@ impl Started {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         std::future::pending().await
+    }
+
+    /// What the log cannot take any more, no other attempt of this process can write either.
+    async fn log_fails(&self) -> LogError {
+        match self.backend.embedded() {
+            Some(log) => log.failed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The start checks the newest segments; the rest is checked here.

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use gatelog_events::clock;
+use gatelog_events::log::kafka::{KafkaConfig, KafkaLog};
 use reqwest::Client;
 use serde_json::{Value, json};
 use support::cluster::{Cluster, PASSWORD, PATIENCE, share_secrets};
@@ -484,6 +485,12 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
         assert!(status == 503 && begun.elapsed() < PATIENCE, "{body}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let erased_since = &users[2].0;
+    let path = format!("/v1/users/{erased_since}");
+    while node.call("DELETE", &path, None).await.unwrap().0 == 503 {
+        assert!(begun.elapsed() < PATIENCE, "{}", node.said());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!(node.stop().success());
     let verified = gatelog(&["verify", "--data-dir", new.to_str().unwrap()])
         .envs(all)
@@ -500,4 +507,17 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
         !done && said.contains("the target holds more than the source"),
         "{said}"
     );
+    // Nor does it bring back the key of whoever was erased there.
+    let config = KafkaConfig {
+        topic_prefix: "moved.".to_owned(),
+        partitions: 8,
+        ..broker::config(bootstrap)
+    };
+    let id = uuid::Uuid::parse_str(erased_since).unwrap();
+    let log = KafkaLog::open(config).await.unwrap();
+    let rows = log.subject_keys().read_all().unwrap().map(Result::unwrap);
+    let of_them = rows.filter(|r| !r.is_mark() && r.key.ends_with(id.as_bytes()));
+    let last = of_them.max_by_key(|r| r.offset).unwrap();
+    assert_eq!(last.value.as_deref(), Some(&[0][..]));
+    log.close().await;
 }

@@ -4,7 +4,7 @@
 //! only when the next record comes. So after the last erasure of a partition one record is needed, no earlier than that
 //! age after it. Whether one came is known from what was read of the topic: it needs neither memory nor agreement.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use gatelog_events::clock::Timestamp;
@@ -85,6 +85,13 @@ pub struct Erasures {
     pub oldest: Option<Timestamp>,
 }
 
+impl Erasures {
+    fn waits_since(&mut self, at: Timestamp) {
+        self.pending += 1;
+        self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
+    }
+}
+
 /// Reads a whole partition of the topic. Holds its keys in memory meanwhile. Blocks.
 pub fn erasures(topic: &SubjectKeyTopic, partition: Partition) -> Result<Erasures, LogError> {
     let mut found = Erasures {
@@ -93,23 +100,26 @@ pub fn erasures(topic: &SubjectKeyTopic, partition: Partition) -> Result<Erasure
         pending: 0,
         oldest: None,
     };
-    let (mut present, mut destroyed) = (HashSet::new(), HashSet::new());
+    let (mut present, mut destroyed) = (HashMap::new(), HashSet::new());
     for record in topic.read_partition(partition, 0)? {
         let record = record?;
         if record.is_mark() {
             continue;
         }
         if !is_destroyed(&record) {
-            present.insert(record.key);
+            present.insert(record.key, record.at);
             continue;
         }
-        if present.remove(&record.key) {
-            found.pending += 1;
-            found.oldest = Some(found.oldest.map_or(record.at, |at| at.min(record.at)));
+        if present.remove(&record.key).is_some() {
+            found.waits_since(record.at);
         }
         if destroyed.insert(record.key) {
             found.erased += 1;
         }
+    }
+    // What was written over its tombstone, as from a backup, is as much there.
+    for (_, at) in present.iter().filter(|(key, _)| destroyed.contains(*key)) {
+        found.waits_since(*at);
     }
     Ok(found)
 }

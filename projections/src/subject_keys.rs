@@ -4,10 +4,11 @@
 //! They lie in a directory apart from log and views, so that a backup of those does not hold them. A destroyed key
 //! leaves a tombstone for ever; [`compact`](SubjectKeys::compact) takes its last bytes off the disk.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::erasures::{DESTROYED, PRESENT, Reached, is_destroyed};
@@ -44,6 +45,72 @@ pub struct SubjectKeys {
     topic: Option<KeyTopic>,
     /// By user alone, since ids are unique among all tenants; a hit counts only if the tenant is right.
     cache: Cache<UserId, (TenantId, SubjectKey)>,
+    /// Counts what was destroyed, so that nobody keeps in memory what was read before.
+    destroyed: Arc<AtomicU64>,
+}
+
+/// What takes into the store what the topic says.
+struct LocalCopy {
+    db: Arc<DB>,
+    place: PathBuf,
+    opened: Cache<UserId, (TenantId, SubjectKey)>,
+    destroyed: Arc<AtomicU64>,
+    topic: SubjectKeyTopic,
+}
+
+impl LocalCopy {
+    fn keep(&self, records: &[KeyRecord]) -> Result<(), KeySourceError> {
+        let mut batch = WriteBatch::default();
+        let mut reached = BTreeMap::new();
+        let mut destroyed = HashSet::new();
+        for record in records {
+            if let Entry::Vacant(unknown) = reached.entry(record.partition) {
+                unknown.insert(reached_in(&self.db, &self.place, record.partition)?);
+            }
+            if let Some(reached) = reached.get_mut(&record.partition) {
+                reached.pass(record);
+            }
+            if record.is_mark() {
+                continue;
+            }
+            if is_destroyed(record) {
+                batch.put(&record.key, [DESTROYED]);
+                destroyed.insert(&record.key);
+            } else if destroyed.contains(&record.key) || self.is_destroyed(&record.key)? {
+                self.destroy_again(record);
+            } else {
+                batch.put(&record.key, record.value.as_deref().unwrap_or(&[DESTROYED]));
+            }
+        }
+        for (partition, reached) in reached {
+            batch.put(reached_row(partition), reached.row());
+        }
+        // What a crash takes is read again from the topic.
+        self.db.write(batch).map_err(|e| failed(&self.place, &e))?;
+        // Not before, or whoever asks meanwhile would bring it in again.
+        self.destroyed.fetch_add(destroyed.len() as u64, Ordering::AcqRel);
+        for subject in destroyed.into_iter().filter_map(|key| subject_of(key)) {
+            self.opened.invalidate(&subject);
+        }
+        Ok(())
+    }
+
+    fn is_destroyed(&self, key: &[u8]) -> Result<bool, KeySourceError> {
+        let row = self.db.get_pinned(key).map_err(|e| failed(&self.place, &e))?;
+        Ok(row.as_deref() == Some(&[DESTROYED]))
+    }
+
+    /// Somebody wrote an old key over its tombstone. Ids never come back, so it must not count; and once Kafka has compacted
+    /// the tombstone away, those who read the topic anew would not know.
+    fn destroy_again(&self, record: &KeyRecord) {
+        tracing::error!(
+            partition = %record.partition,
+            offset = record.offset,
+            "the topic of subject keys holds a key after it was destroyed, as from a backup; it is destroyed again"
+        );
+        // Queued by the call. Each node writes one, and the last one that is left suffices.
+        drop(self.topic.put(record.partition, &record.key, &[DESTROYED]));
+    }
 }
 
 /// A new key to be stored.
@@ -78,36 +145,14 @@ impl SubjectKeys {
         for partition in (0..partitions).map(Partition) {
             from.push(keys.reached(partition)?.next);
         }
-        let (db, place, opened) = (keys.db.clone(), keys.place.clone(), keys.cache.clone());
-        let keep = move |records: &[KeyRecord]| {
-            let mut batch = WriteBatch::default();
-            let mut reached = BTreeMap::new();
-            let mut destroyed = Vec::new();
-            for record in records {
-                if let Entry::Vacant(unknown) = reached.entry(record.partition) {
-                    unknown.insert(reached_in(&db, &place, record.partition)?);
-                }
-                if let Some(reached) = reached.get_mut(&record.partition) {
-                    reached.pass(record);
-                }
-                if record.is_mark() {
-                    continue;
-                }
-                let value = record.value.as_deref().unwrap_or(&[DESTROYED]);
-                batch.put(&record.key, value);
-                if is_destroyed(record) {
-                    destroyed.extend(subject_of(&record.key));
-                }
-            }
-            for (partition, reached) in reached {
-                batch.put(reached_row(partition), reached.row());
-            }
-            // What a crash takes is read again from the topic.
-            db.write(batch).map_err(|e| failed(&place, &e))?;
-            // Not before, or whoever asks meanwhile would bring it in again.
-            destroyed.iter().for_each(|subject| opened.invalidate(subject));
-            Ok(())
+        let copy = LocalCopy {
+            db: keys.db.clone(),
+            place: keys.place.clone(),
+            opened: keys.cache.clone(),
+            destroyed: keys.destroyed.clone(),
+            topic: topic.clone(),
         };
+        let keep = move |records: &[KeyRecord]| copy.keep(records);
         keys.topic = Some(KeyTopic::follow(topic, from, patience, Box::new(keep))?);
         Ok(keys)
     }
@@ -158,6 +203,7 @@ impl SubjectKeys {
                 .max_capacity(cache.keys)
                 .time_to_live(cache.time)
                 .build(),
+            destroyed: Arc::default(),
         }
     }
 
@@ -186,6 +232,7 @@ impl SubjectKeys {
     /// Destroys a key: durable when this returns, and gone from memory.
     pub fn destroy(&self, tenant: &TenantId, subject: UserId) -> Result<(), KeySourceError> {
         self.write(&[(subject, (row(tenant, subject), vec![DESTROYED]))])?;
+        self.destroyed.fetch_add(1, Ordering::AcqRel);
         self.cache.invalidate(&subject);
         Ok(())
     }
@@ -275,6 +322,7 @@ impl KeySource for SubjectKeys {
         {
             return Ok(KeyStatus::Present(key));
         }
+        let destroyed = self.destroyed.load(Ordering::Acquire);
         let mut status = self.load(tenant, subject)?;
         if let (KeyStatus::Missing, Some(topic)) = (&status, &self.topic) {
             topic.wait_until_present(subject)?;
@@ -282,6 +330,9 @@ impl KeySource for SubjectKeys {
         }
         if let KeyStatus::Present(key) = &status {
             self.cache.insert(subject, (tenant.clone(), key.clone()));
+            if self.destroyed.load(Ordering::Acquire) != destroyed {
+                self.cache.invalidate(&subject);
+            }
         }
         Ok(status)
     }

@@ -69,8 +69,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
     let secrets = data::secrets(&source_config)?;
     // The target becomes this store's, or turns out to be another's, before anything is written to it.
     target.id(&target_config, &secrets)?;
+    let begun = begun(&source, &target)?;
     let keys = copy_keys(&source_config, &secrets, &target)?;
-    let records = copy_records(&source, &target)?;
+    let records = copy_records(&source, &target, &begun)?;
     target.close_now()?;
     source.close_now()?;
     if args.json {
@@ -87,7 +88,24 @@ pub fn run(command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Keys come first: nobody may read a commit whose key is not there.
+/// How far each partition was copied before. A target that is in use is refused, before anything is written to it: keys that
+/// were destroyed there must not come back.
+fn begun(source: &Backend, target: &Backend) -> Result<Vec<Position>, Failure> {
+    let (from, to) = (source.log(), target.log());
+    let mut begun = Vec::new();
+    for stream in Stream::ALL {
+        for partition in (0..from.partitions()).map(Partition) {
+            begun.push(Position {
+                stream,
+                partition,
+                offset: agreed(from.as_ref(), to.as_ref(), stream, partition)?,
+            });
+        }
+    }
+    Ok(begun)
+}
+
+/// Keys come before records: nobody may read a commit whose key is not there.
 fn copy_keys(config: &Config, secrets: &Secrets, target: &Backend) -> Result<u64, Failure> {
     let master = MasterKey::new(*secrets.master_key.expose());
     let folder = Folders::under(&config.data_dir).keys;
@@ -105,26 +123,17 @@ struct Copied {
     present: u64,
 }
 
-fn copy_records(source: &Backend, target: &Backend) -> Result<Copied, Failure> {
+fn copy_records(source: &Backend, target: &Backend, begun: &[Position]) -> Result<Copied, Failure> {
     let (from, to) = (source.log(), target.log());
     let mut done = Copied::default();
-    let mut starts = Vec::new();
     let mut total = 0;
-    for stream in Stream::ALL {
-        for partition in (0..from.partitions()).map(Partition) {
-            let begun = agreed(from.as_ref(), to.as_ref(), stream, partition)?;
-            done.present += begun;
-            total += futures::executor::block_on(from.end(stream, partition))?;
-            starts.push(Position {
-                stream,
-                partition,
-                offset: begun,
-            });
-        }
+    for at in begun {
+        done.present += at.offset;
+        total += futures::executor::block_on(from.end(at.stream, at.partition))?;
     }
     let mut progress = Progress::new("records", total);
     let mut flying: VecDeque<Flying> = VecDeque::new();
-    for entry in from.read_to_end(&starts)? {
+    for entry in from.read_to_end(begun)? {
         let entry = entry?;
         let at = entry.position;
         let answer = to.append(at.stream, at.partition, entry.record);

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use gatelog_events::clock;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::{Progress, Verdict};
-use gatelog_events::log::{Entry, Record, RecordHeader, RecordKind};
+use gatelog_events::log::{AppendError, Entry, Record, RecordHeader, RecordKind};
 use gatelog_projections::answers::Answer;
 use gatelog_projections::catch_up::catch_up;
 use gatelog_projections::folder::{Folder, read_commit};
@@ -73,13 +73,24 @@ pub(super) struct Claim {
     at: Position,
 }
 
-/// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs.
-pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, TakeoverError> {
+/// What came of claiming.
+pub(super) struct Claimed {
+    pub claims: Vec<Claim>,
+    /// What is ours and takes no claim at present, so that nothing can be decided there: the rest must not wait for it.
+    pub left_out: Vec<(Stream, Partition)>,
+}
+
+/// Appends a claim to every partition that is ours. Their offsets are this tenure's epochs. An error where none is taken.
+pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Claimed, TakeoverError> {
     let log = &parts.log;
     let mut random = Random::new();
-    let mut claims = Vec::new();
+    let (mut under_way, mut left_out) = (Vec::new(), Vec::new());
     for stream in Stream::ALL {
         for partition in owned.iter().copied() {
+            if !log.is_writable(stream, partition) {
+                left_out.push((stream, partition));
+                continue;
+            }
             let id = uuid::Builder::from_unix_timestamp_millis(
                 clock::now().millis().max(0) as u64,
                 &random.take::<10>()?,
@@ -95,18 +106,25 @@ pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Vec<Claim>, Take
                 header,
                 value: parts.claims.note.clone(),
             };
-            claims.push((header.commit_id, log.append(stream, partition, record)));
+            let claim = log.append(stream, partition, record);
+            under_way.push(((stream, partition), header.commit_id, claim));
         }
     }
-    claims
-        .into_iter()
-        .map(|(id, claim)| {
-            Ok(Claim {
-                id,
-                at: block_on(claim)?,
-            })
-        })
-        .collect()
+    let (mut claims, mut failed) = (Vec::new(), None);
+    for (place, id, claim) in under_way {
+        match block_on(claim) {
+            Ok(at) => claims.push(Claim { id, at }),
+            Err(e @ (AppendError::Refused(_) | AppendError::Closed)) => return Err(e.into()),
+            Err(e) => {
+                left_out.push(place);
+                failed.get_or_insert(e);
+            }
+        }
+    }
+    match failed {
+        Some(e) if claims.is_empty() => Err(e.into()),
+        _ => Ok(Claimed { claims, left_out }),
+    }
 }
 
 /// What the log says of commits whose outcome was not known.

@@ -353,7 +353,13 @@ pub(super) fn internal(e: impl std::fmt::Display) -> WriteError {
 
 pub(super) fn stopped(stream: Stream, partition: Partition) -> WriteError {
     WriteError::Unavailable {
-        reason: format!("the state of {stream}:{partition} cannot be folded; see /readyz"),
+        reason: format!("{stream}:{partition} took no claim, or its state cannot be folded; see /readyz"),
+    }
+}
+
+pub(super) fn unwritable(stream: Stream, partition: Partition) -> WriteError {
+    WriteError::Unavailable {
+        reason: format!("{stream}:{partition} has too few copies in sync"),
     }
 }
 

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gatelog_events::clock;
+use gatelog_events::ids::{Partition, Stream};
+use gatelog_projections::catch_up::CatchUpError;
 use gatelog_projections::projection::Projection;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -75,6 +77,14 @@ struct Office {
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// After a failure that is this machine's own, and each attempt leaves claims in the log that is kept for ever.
+const OWN_FAULT: Duration = Duration::from_secs(30);
+
+/// How soon what took no claim is tried again, once it is said to be writable; doubles up to the longest, as others wait
+/// meanwhile.
+const UNCLAIMED: Duration = Duration::from_secs(1);
+const LONGEST_UNCLAIMED: Duration = Duration::from_secs(300);
+
 /// How long the group's word may be behind the log.
 const WORD: Duration = Duration::from_secs(1);
 
@@ -83,12 +93,22 @@ const HOLD: Duration = Duration::from_secs(2);
 /// How often an attempt that takes longer is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+type Place = (Stream, Partition);
+
 /// Commits whose callers wait for what the log says of them.
 type Waiting = Arc<Mutex<Vec<Unresolved>>>;
 
 impl Office {
     fn hold(&mut self, mut tenure: Tenure, mut messages: mpsc::Receiver<Message>) {
+        let mut pause = UNCLAIMED;
         loop {
+            match tenure.left_out.as_slice() {
+                [] => pause = UNCLAIMED,
+                places => {
+                    self.wait_until_claimable(places.to_vec(), pause);
+                    pause = LONGEST_UNCLAIMED.min(pause * 2);
+                }
+            }
             let end = tenure.serve(&mut self.ours, &mut messages);
             let handover = tenure.end();
             let stopping = matches!(end, End::Shutdown);
@@ -122,6 +142,32 @@ impl Office {
         let until = clock::monotonic() + WORD;
         while clock::monotonic() < until && !self.ours.has_changed().unwrap_or(true) {
             std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Has a take-over begun anew when what was left out may take a claim, for as long as anybody is there to do it.
+    fn wait_until_claimable(&self, places: Vec<Place>, pause: Duration) {
+        tracing::error!(
+            ?places,
+            "these partitions take no claim; what they own is refused until they do"
+        );
+        let (wake, parts) = (self.wake.clone(), Arc::downgrade(&self.parts));
+        let not_before = clock::monotonic() + pause;
+        let spawned = spawn("claims", move || {
+            loop {
+                std::thread::sleep(UNCLAIMED / 10);
+                let (Some(queue), Some(parts)) = (wake.upgrade(), parts.upgrade()) else {
+                    return;
+                };
+                let is_writable = |(stream, partition): &Place| parts.log.is_writable(*stream, *partition);
+                if clock::monotonic() >= not_before && places.iter().any(is_writable) {
+                    let _ = queue.blocking_send(Message::Claimable);
+                    return;
+                }
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::error!(error = %e, "they are not claimed before the next take-over");
         }
     }
 
@@ -182,13 +228,18 @@ impl Office {
                     tracing::error!(error = %e, "the writer could not take over; writes are refused, and it tries again");
                     refuse_waiting(waiting);
                     let until = clock::monotonic() + pause;
-                    while clock::monotonic() < until {
+                    while clock::monotonic() < until && !self.ours.has_changed().unwrap_or(false) {
                         if stopping || !self.refuse(&e.to_string(), messages) {
                             return None;
                         }
                         std::thread::sleep(LOOK);
                     }
-                    pause = LONGEST_PAUSE.min(pause * 2);
+                    let longest = if is_own_fault(&e) {
+                        OWN_FAULT
+                    } else {
+                        LONGEST_PAUSE
+                    };
+                    pause = longest.min(pause * 2);
                 }
             }
         }
@@ -218,7 +269,7 @@ impl Office {
                     }));
                 }
                 Ok(Message::Swap(swap)) => swap.fail(reason.to_owned()),
-                Ok(Message::Wake) => {}
+                Ok(Message::Wake | Message::Claimable) => {}
                 Ok(Message::Shutdown) | Err(mpsc::error::TryRecvError::Disconnected) => return false,
                 Err(mpsc::error::TryRecvError::Empty) => return true,
             }
@@ -230,6 +281,16 @@ impl Office {
             tracing::error!(error = %e, "the read models could not be flushed; the next start folds more");
         }
     }
+}
+
+/// Whether it is this node's disk or keys that failed, and not the log or another node.
+fn is_own_fault(e: &TakeoverError) -> bool {
+    matches!(
+        e,
+        TakeoverError::Store(_)
+            | TakeoverError::Keys(_)
+            | TakeoverError::CatchUp(CatchUpError::Store(_) | CatchUpError::Key { .. })
+    )
 }
 
 /// Only the log can tell what became of these, and it does not in time.

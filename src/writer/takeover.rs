@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Submission;
 use super::applier::{Applier, Step, Unresolved};
-use super::claims::{Claims, claim_all, fold_to_claims, lanes, learn_owners};
+use super::claims::{Claimed, Claims, claim_all, fold_to_claims, lanes, learn_owners};
 use super::decider::{Decider, Lanes, Settled};
 use super::follower::Follower;
 use super::swap::Swap;
@@ -97,6 +97,8 @@ pub(super) enum Message {
     Swap(Box<Swap>),
     /// The applier has stepped down.
     Wake,
+    /// What was left out may take a claim now.
+    Claimable,
     Shutdown,
 }
 
@@ -142,6 +144,8 @@ pub(super) struct Tenure {
     tail: JoinHandle<()>,
     /// None where every partition is ours.
     follower: Option<Follower>,
+    /// What is ours and took no claim.
+    pub left_out: Vec<(Stream, Partition)>,
 }
 
 /// Why a tenure ends.
@@ -149,6 +153,8 @@ pub(super) enum End {
     Shutdown,
     SteppedDown,
     Reassigned,
+    /// More of what is ours may be claimed.
+    Claimable,
 }
 
 /// What a tenure has to do next.
@@ -177,7 +183,7 @@ impl Tenure {
         let mut folder = Folder::new(parts.store.clone(), members);
         // Claims would hide that records were lost which are folded here already.
         check_ends(&parts.store, projections, parts.log.as_ref())?;
-        let mut claims = claim_all(parts, owned)?;
+        let Claimed { mut claims, left_out } = claim_all(parts, owned)?;
         let wanted = unresolved.lock().iter().map(|u| u.commit.id).collect();
         let findings = fold_to_claims(parts, &mut folder, wanted, &mut claims)?;
         findings.answer(unresolved.lock().drain(..));
@@ -194,13 +200,14 @@ impl Tenure {
             );
         }
         finish_erasures(parts)?;
-        let others = starts_of_others(&folder, n, owned);
+        let others = starts_of_others(&folder, n, owned, &left_out);
         learn_owners(parts, &folder, &others);
         let follower = match others.is_empty() {
             true => None,
             false => Some(Follower::start(parts, others)?),
         };
-        Self::spawn(parts, folder, (lanes, owned), options, wake, follower)
+        let tenure = Self::spawn(parts, folder, (lanes, owned), options, wake, follower)?;
+        Ok(Self { left_out, ..tenure })
     }
 
     fn spawn(
@@ -241,6 +248,7 @@ impl Tenure {
                 settlements,
             ),
             follower,
+            left_out: Vec::new(),
         })
     }
 
@@ -260,6 +268,11 @@ impl Tenure {
                     return End::Reassigned;
                 }
                 Work::Message(Message::Wake) => self.decider.is_served(),
+                Work::Message(Message::Claimable) if self.left_out.is_empty() => true,
+                Work::Message(Message::Claimable) => {
+                    self.decider.quiesce();
+                    return End::Claimable;
+                }
                 Work::Message(Message::Shutdown) => return End::Shutdown,
                 Work::Followed(Ok(record)) => self.decider.follow(record),
                 Work::Followed(Err(e)) => {
@@ -374,9 +387,16 @@ fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
     Ok(())
 }
 
-/// From where the partitions of other nodes are to be read.
-fn starts_of_others(folder: &Folder, partitions: u16, owned: &Owned) -> Vec<Position> {
+/// From where the partitions of other nodes are to be read. What was left out is read like them: what was under way there
+/// may come yet.
+fn starts_of_others(
+    folder: &Folder,
+    partitions: u16,
+    owned: &Owned,
+    left_out: &[(Stream, Partition)],
+) -> Vec<Position> {
     let mut starts = folder.starts(partitions);
-    starts.retain(|p| !owned.contains(&p.partition) && p.offset != u64::MAX);
+    let others = |p: &Position| !owned.contains(&p.partition) || left_out.contains(&(p.stream, p.partition));
+    starts.retain(|p| others(p) && p.offset != u64::MAX);
     starts
 }

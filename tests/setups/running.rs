@@ -144,6 +144,48 @@ async fn more_partitions_while_a_node_runs() {
     assert!(node.stop().success());
 }
 
+/// Two copies of three brokers: without the third one, what lay there is short of one, and the rest is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_some_partitions_take_no_writes_the_others_do() {
+    let Some(broker) = Broker::start_some(3, &[]) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&broker.bootstrap(), "part.")
+        .but("GATELOG_PARTITIONS", "12")
+        .but("GATELOG_KAFKA_REPLICATION", "2")
+        .but("GATELOG_KAFKA_MIN_INSYNC", "2");
+    let node = setup.start(dir.path()).await;
+    let mut users = Vec::new();
+    for n in 0..40 {
+        users.push(register(&node, &format!("u{n}@example.com")).await);
+    }
+    broker.kill(3);
+    let take = async || {
+        let mut taken = 0;
+        for user in &users {
+            let path = format!("/v1/users/{user}/consents/newsletter");
+            let (status, body) = node.call("PUT", &path, Some(consent(true))).await.unwrap();
+            assert!(status == 200 || status == 503, "{body}");
+            taken += usize::from(status == 200);
+        }
+        taken
+    };
+    eventually("it is told", async || {
+        let (_, ready) = node.call("GET", "/readyz", None).await.unwrap();
+        ready["unwritable_partitions"].as_u64() > Some(0)
+    })
+    .await;
+    eventually("those that can be written are", async || {
+        let taken = take().await;
+        taken > 0 && taken < users.len()
+    })
+    .await;
+    broker.restart();
+    eventually("all are", async || take().await == users.len()).await;
+    assert!(node.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_replicas_in_sync_while_a_node_runs() {
     let Some(broker) = Broker::start_some(3, &[]) else {

@@ -180,7 +180,12 @@ pub trait EventLog: Send + Sync {
     /// The offset after the last durable record.
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>>;
 
-    /// The same as far as it is known without asking anybody: some seconds old perhaps, and 0 where nothing is known.
+    /// Whether a partition takes records at present, as far as that is known without asking anybody.
+    fn is_writable(&self, _: Stream, _: Partition) -> bool {
+        true
+    }
+
+    /// The end as far as it is known without asking anybody: some seconds old perhaps, and 0 where nothing is known.
     fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
         self.end(stream, partition)
             .now_or_never()

@@ -150,6 +150,8 @@ pub struct Appender {
     /// Per slot, tells readers the end. Dropped when the log ends, by whatever way.
     pub ends: Vec<watch::Sender<Offset>>,
     pub tail: Tail,
+    /// Whether the segment was sealed, or nearly. What fits into it all the same must not follow, as the next may be there.
+    pub rolling: bool,
     /// Held as long as the log is open.
     pub lock: File,
 }
@@ -210,8 +212,11 @@ impl Appender {
     ) -> Result<(), Failure> {
         let len = GROUP_HEADER + group.iter().map(Pending::bytes).sum::<usize>();
         let is_empty = self.tail.next_group == self.tail.first_group;
-        if self.tail.at + len as u64 > u64::from(self.options.segment_bytes) && !is_empty {
+        let is_full = self.tail.at + len as u64 > u64::from(self.options.segment_bytes) && !is_empty;
+        if is_full || self.rolling {
+            self.rolling = true;
             self.roll()?;
+            self.rolling = false;
         }
         self.encode(group, bytes, places);
         failpoint::hit("log.before_write");
@@ -272,9 +277,10 @@ impl Appender {
         }
     }
 
-    /// Seals the segment with its index and begins the next. Can be done again after a full disk.
+    /// Seals the segment with its index and begins the next. Can be done again after a full disk, or where the process has
+    /// no file left that it may open.
     fn roll(&mut self) -> Result<(), Failure> {
-        let failed = |e: io::Error| match is_disk_full(&e) {
+        let failed = |e: io::Error| match is_disk_full(&e) || is_out_of_files(&e) {
             true => Failure::DiskFull(e),
             false => Failure::Fatal(e),
         };
@@ -347,6 +353,13 @@ fn is_disk_full(e: &io::Error) -> bool {
         e.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+/// `EMFILE` and `ENFILE`, which have no kind of their own.
+fn is_out_of_files(e: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(e.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 #[cfg(not(feature = "failpoints"))]

@@ -169,6 +169,7 @@ impl EmbeddedLog {
             options,
             ends,
             tail,
+            rolling: false,
             lock,
         };
         let thread = std::thread::Builder::new()
@@ -222,6 +223,28 @@ impl EmbeddedLog {
     /// Blocks.
     pub fn group_lengths(&self) -> Result<Vec<u64>, LogError> {
         scan::group_lengths(&self.shared)
+    }
+
+    /// Waits until the log takes nothing more, and says why: its disk failed, or a fault of the program. Never for a log that is
+    /// only read, nor because it was closed.
+    pub async fn failed(&self) -> LogError {
+        let Some(writer) = &self.writer else {
+            return future::pending().await;
+        };
+        let mut ended = writer.ended.clone();
+        let failure = match ended.wait_for(Option::is_some).await {
+            Ok(result) => match &*result {
+                Some(Ok(())) => None,
+                Some(Err(e)) => Some(e.clone()),
+                None => Some(LogError::Closed),
+            },
+            // Its thread is gone, and left no word.
+            Err(_) => Some(LogError::Closed),
+        };
+        match failure {
+            Some(e) => e,
+            None => future::pending().await,
+        }
     }
 
     /// Writes what is queued, marks the end as clean and releases the directory. May be called again.

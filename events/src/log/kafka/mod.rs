@@ -337,6 +337,11 @@ impl EventLog for KafkaLog {
         Ok(Box::new(bulks.into_iter().flatten().take_while(until_error)))
     }
 
+    fn is_writable(&self, stream: Stream, partition: Partition) -> bool {
+        let slot = self.slot(stream, partition);
+        slot.is_some_and(|slot| self.source.topics.is_writable(slot))
+    }
+
     fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
         let slot = self.slot(stream, partition);
         slot.map_or(0, |slot| self.source.topics.seen_end(slot).0)

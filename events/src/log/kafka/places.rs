@@ -1,6 +1,6 @@
 //! The topics of one log, and its partitions numbered through.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::config::KafkaConfig;
 use crate::ids::{Offset, Partition, Stream};
@@ -51,6 +51,8 @@ pub(super) struct Topics {
     min_insync: [AtomicUsize; 3],
     /// Per topic: how many partitions it was last seen to have.
     seen: [AtomicUsize; 3],
+    /// Per slot: whether it was last seen without a leader, or with too few copies in sync.
+    unwritable: Vec<AtomicBool>,
     /// Per slot: the offset after the last record that was acknowledged or read.
     known: Vec<AtomicU64>,
     /// Per slot: where the brokers said last that it ends.
@@ -67,6 +69,7 @@ impl Topics {
             partitions: config.partitions,
             min_insync: Topic::ALL.map(|_| AtomicUsize::new(config.min_insync_replicas.into())),
             seen: Topic::ALL.map(|_| AtomicUsize::new(config.partitions.into())),
+            unwritable: (0..slots).map(|_| AtomicBool::new(false)).collect(),
             known: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             ends: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             told: AtomicU64::new(0),
@@ -102,6 +105,17 @@ impl Topics {
                 self.name(topic),
                 self.partitions
             );
+        }
+    }
+
+    /// Whether a partition takes records, as far as that is known.
+    pub fn is_writable(&self, slot: usize) -> bool {
+        self.unwritable.get(slot).is_none_or(|sick| !sick.load(Relaxed))
+    }
+
+    pub fn set_writable(&self, slot: usize, writable: bool) {
+        if let Some(sick) = self.unwritable.get(slot) {
+            sick.store(!writable, Relaxed);
         }
     }
 

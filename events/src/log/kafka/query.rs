@@ -16,9 +16,9 @@ use super::clients::replaced;
 use super::config::KafkaConfig;
 use super::errors::{cluster, damaged, io_error, kind, no_client, refuses, text};
 use super::monitor::{Context, Monitor};
-use super::places::{Topic, Topics};
+use super::places::{Place, Topic, Topics};
 use crate::clock;
-use crate::ids::Offset;
+use crate::ids::{Offset, Partition};
 use crate::log::LogError;
 
 /// Time between two tries of a question.
@@ -184,14 +184,18 @@ impl Query {
             let copies = self.topics.min_insync(topic);
             for found in metadata.topics() {
                 self.topics.has_now(topic, found.partitions().len());
-                unwritable += found
-                    .partitions()
-                    .iter()
-                    .filter(|p| p.leader() < 0 || p.isr().len() < copies)
-                    .count();
+                for p in found.partitions() {
+                    let writable = p.leader() >= 0 && p.isr().len() >= copies;
+                    unwritable += u64::from(!writable);
+                    let partition = u16::try_from(p.id()).ok().map(Partition);
+                    let place = partition.map(|partition| Place { topic, partition });
+                    if let Some(slot) = place.and_then(|place| self.topics.slot(place)) {
+                        self.topics.set_writable(slot, writable);
+                    }
+                }
             }
         }
-        self.monitor.set_unwritable(unwritable as u64);
+        self.monitor.set_unwritable(unwritable);
         let slots: Vec<usize> = (0..self.topics.slots()).collect();
         if let Ok(ends) = self.bare_ends(&slots, timeout) {
             self.topics.saw_ends(&ends);
