@@ -17,7 +17,7 @@ use gatelog_events::email::Email;
 use gatelog_events::ids::{Partition, Position, SessionId, Stream, TenantId, UserId};
 use gatelog_events::log::Entry;
 use gatelog_events::log::fence::{Progress, Verdict};
-use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus};
+use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, SubjectKey};
 use gatelog_projections::catch_up::{CatchUpError, catch_up};
 use gatelog_projections::folder::{Folder, Member, Touched};
 use gatelog_projections::keys::{KeyKind, global};
@@ -197,12 +197,16 @@ fn fresh(dir: &Path, data: &Data) -> (Arc<Store>, Folder) {
 
 /// Folds entries into fresh tables, with a write after every `batch` of them, and gives all rows.
 fn fold(data: &Data, entries: &[Entry], batch: usize) -> Rows {
+    fold_with(data, data.keys.as_ref(), entries, batch)
+}
+
+fn fold_with(data: &Data, keys: &dyn KeySource, entries: &[Entry], batch: usize) -> Rows {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut folder) = fresh(dir.path(), data);
     for chunk in entries.chunks(batch) {
         let mut touched = Touched::new();
         for entry in chunk {
-            folder.fold_entry(entry, data.keys.as_ref());
+            folder.fold_entry(entry, keys);
             touched.insert((entry.position.stream, entry.position.partition));
         }
         folder.write(&touched).unwrap();
@@ -302,6 +306,63 @@ async fn nothing_is_folded_without_its_key_and_what_follows_once_the_key_can_be_
     catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {}).unwrap();
     let found = differences(&rows(&store, &folder), &fold(&data, &entries, usize::MAX));
     assert_eq!(found, Vec::<String>::new());
+}
+
+/// Still has a key that was destroyed, as a node that has not read so yet.
+struct Behind<'a> {
+    keys: &'a dyn KeySource,
+    of: UserId,
+    key: SubjectKey,
+}
+
+impl KeySource for Behind<'_> {
+    fn key(&self, tenant: &TenantId, user: UserId) -> Result<KeyStatus, KeySourceError> {
+        match user == self.of {
+            true => Ok(KeyStatus::Present(self.key.clone())),
+            false => self.keys.key(tenant, user),
+        }
+    }
+}
+
+/// On Kafka the activity stream may be folded after the erasure, with what was decoded before the key was known to be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_the_erased_is_folded_after_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = Started::open(config(dir.path())).unwrap();
+    let world = World::new(&started.node);
+    let mut people = People::default();
+    let deeds = [
+        Deed::Register(1),
+        Deed::Move(1, 2),
+        Deed::Move(1, 3),
+        Deed::Move(1, 4),
+        Deed::Login(1),
+        Deed::Fail(1),
+        Deed::LogOut(1),
+        Deed::Login(1),
+    ];
+    for (n, deed) in deeds.iter().enumerate() {
+        act(&world, &mut people, deed, n as u64).await;
+    }
+    let ada = people.users[&1];
+    let KeyStatus::Present(key) = started.node.keys.key(&world.tenant, ada).unwrap() else {
+        panic!("there is no key");
+    };
+    world.erase(ada).await.unwrap();
+    drop(world);
+    started.close().await.unwrap();
+    let data = Data::open(&config(dir.path())).unwrap();
+    let entries: Vec<Entry> = data.log.read_to_end(&[]).unwrap().map(Result::unwrap).collect();
+    let home = ada.shard().partition(8);
+    let is_own = |e: &Entry| e.position.stream == Stream::Identity && e.position.partition == home;
+    let (own, rest): (Vec<_>, Vec<_>) = entries.iter().cloned().partition(is_own);
+    let behind = Behind {
+        keys: data.keys.as_ref(),
+        of: ada,
+        key,
+    };
+    let late = fold_with(&data, &behind, &[own, rest].concat(), 3);
+    assert_eq!(differences(&late, &fold(&data, &entries, 3)), Vec::<String>::new());
 }
 
 proptest! {

@@ -12,6 +12,7 @@ use gatelog_events::domain::identifier::{Holding, IdentifierEvent};
 use gatelog_events::domain::user::UserEvent;
 use gatelog_events::ids::{Stream, TenantId, UserId};
 
+use crate::gone;
 use crate::keys::{KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -31,7 +32,7 @@ impl Projection for Identifiers {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -46,11 +47,15 @@ impl Projection for Identifiers {
         for e in &at.commit.events {
             let (email, claimed_until) = match &e.event {
                 Event::User(UserEvent::Registered(r)) => (r.personal.get().map(|p| &p.email), None),
+                Event::Identifier(IdentifierEvent::Claimed(_)) if gone::is_noted(rows, tenant, user)? => {
+                    continue;
+                }
                 Event::Identifier(IdentifierEvent::Claimed(c)) => {
                     (c.personal.get().map(|a| &a.email), Some(c.expires_at))
                 }
                 Event::User(UserEvent::Erased(_)) => {
                     forget(rows, tenant, user)?;
+                    gone::note(rows, tenant, user)?;
                     continue;
                 }
                 _ => continue,

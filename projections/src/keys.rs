@@ -12,7 +12,7 @@ pub enum KeyKind {
     Active,
     /// A user.
     User,
-    /// A user who was erased.
+    /// A user who was erased, also in read models that have purged their rows.
     Erased,
     /// What a login needs, by digest of the identifier.
     Login,

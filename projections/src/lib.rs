@@ -9,6 +9,7 @@ pub mod consents;
 pub mod details;
 pub mod erasures;
 pub mod folder;
+mod gone;
 pub mod handovers;
 pub mod hot;
 pub mod identifiers;

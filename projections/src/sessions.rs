@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::session::{Activity, Client, Session, SessionEvent, Started};
-use gatelog_events::domain::user::UserEvent;
 use gatelog_events::ids::{SessionId, Stream, TenantId, UserId};
 
+use crate::gone;
 use crate::hot::Hot;
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
@@ -26,7 +26,7 @@ impl Projection for Sessions {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -40,10 +40,10 @@ impl Projection for Sessions {
         let tenant = &at.commit.tenant;
         match at.position.stream {
             Stream::Identity => {
-                let erased = |e: &Event| matches!(e, Event::User(UserEvent::Erased(_)));
-                if at.commit.events.iter().any(|e| erased(&e.event)) {
+                if gone::erases(at) {
                     rows.delete_all(&sessions_of(tenant, user).done())?;
                     rows.delete(activity_key(tenant, user));
+                    gone::note(rows, tenant, user)?;
                 }
                 Ok(())
             }
@@ -61,7 +61,11 @@ fn apply_activity(
     at: Located<'_>,
 ) -> Result<(), StoreError> {
     let activity_row = activity_key(tenant, user);
-    let mut activity: Activity = rows.get(&activity_row)?.unwrap_or_default();
+    let mut activity: Activity = match rows.get(&activity_row)? {
+        Some(activity) => activity,
+        None if gone::is_noted(rows, tenant, user)? => return Ok(()),
+        None => Activity::default(),
+    };
     let mut client: Option<&Client> = None;
     for e in &at.commit.events {
         let Event::Session(event) = &e.event else { continue };

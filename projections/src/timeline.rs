@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
-use gatelog_events::domain::user::UserEvent;
+use gatelog_events::commit::Recorded;
 use gatelog_events::domain::{Actor, Event};
 use gatelog_events::ids::{EventId, Offset, Partition, Position, Stream, TenantId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::details::{self, Details};
+use crate::gone;
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
@@ -52,7 +53,7 @@ impl Projection for Timeline {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn streams(&self) -> &'static [Stream] {
@@ -64,14 +65,18 @@ impl Projection for Timeline {
             return Ok(());
         };
         let tenant = &at.commit.tenant;
+        if gone::erases(at) {
+            rows.delete_all(&of(tenant, user).done())?;
+            return gone::note(rows, tenant, user);
+        }
+        // In the user's own identity partition nothing comes after.
+        let elsewhere = |e: &Recorded| matches!(e.event, Event::Identifier(_) | Event::Session(_));
+        if at.commit.erased
+            || at.commit.events.iter().any(elsewhere) && gone::is_noted(rows, tenant, user)?
+        {
+            return Ok(());
+        }
         for e in &at.commit.events {
-            if matches!(e.event, Event::User(UserEvent::Erased(_))) {
-                rows.delete_all(&of(tenant, user).done())?;
-                continue;
-            }
-            if at.commit.erased {
-                continue;
-            }
             let entry = Entry {
                 id: e.id,
                 event_type: e.event.type_name().into(),
