@@ -362,7 +362,10 @@ async fn nothing_of_the_erased_is_folded_after_them() {
         key,
     };
     let late = fold_with(&data, &behind, &[own, rest].concat(), 3);
-    assert_eq!(differences(&late, &fold(&data, &entries, 3)), Vec::<String>::new());
+    assert_eq!(
+        differences(&late, &fold(&data, &entries, 3)),
+        Vec::<String>::new()
+    );
 }
 
 proptest! {

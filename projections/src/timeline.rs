@@ -71,9 +71,7 @@ impl Projection for Timeline {
         }
         // In the user's own identity partition nothing comes after.
         let elsewhere = |e: &Recorded| matches!(e.event, Event::Identifier(_) | Event::Session(_));
-        if at.commit.erased
-            || at.commit.events.iter().any(elsewhere) && gone::is_noted(rows, tenant, user)?
-        {
+        if at.commit.erased || at.commit.events.iter().any(elsewhere) && gone::is_noted(rows, tenant, user)? {
             return Ok(());
         }
         for e in &at.commit.events {

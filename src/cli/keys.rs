@@ -15,7 +15,7 @@ use crate::node::Folders;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Say of which erased persons Kafka's disks may still hold the key; a node may run meanwhile
+    /// Say how many keys of erased persons Kafka's disks may still hold, by partition and since when; a node may run meanwhile
     Status(data::Printed),
 }
 

@@ -207,6 +207,7 @@ pub(super) fn fold_to_claims(
     claims: &mut [Claim],
 ) -> Result<Findings, TakeoverError> {
     let mut findings = Findings::look_for(wanted, folder, parts.log.partitions());
+    let mut erased = false;
     catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
         parts.claims.learn(entry);
         if entry.record.header.kind == RecordKind::Claim
@@ -215,8 +216,18 @@ pub(super) fn fold_to_claims(
             ours.at = entry.position;
         }
         findings.look_at(entry, parts);
+        erased |= entry.position.stream == Stream::Identity && mentions_erasure(entry);
     })?;
+    if erased {
+        parts.erasures.send_modify(|n| *n += 1);
+    }
     Ok(findings)
+}
+
+/// Whether a record may erase somebody, without reading it: what was purged is to be taken off the disk in time.
+fn mentions_erasure(entry: &Entry) -> bool {
+    let text = std::str::from_utf8(&entry.record.value);
+    text.is_ok_and(|text| text.contains("\"com.gatelog.user.erased."))
 }
 
 /// Where this tenure appends. A partition in which a projection of the state stands still is left out.

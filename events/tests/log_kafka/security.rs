@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gatelog_events::clock;
 use gatelog_events::ids::{Partition, Stream};
 use gatelog_events::log::conformance::take;
 use gatelog_events::log::kafka::{
@@ -91,24 +92,26 @@ async fn works_with_what_the_script_grants(broker: &Broker, config: KafkaConfig)
         .unwrap()
         .to_owned();
     let script = broker::script().parent().unwrap().join("../deploy/kafka-acls");
-    let granted = std::process::Command::new(&script)
-        .args([
-            "--bootstrap-server",
-            &broker.bootstrap(),
-            "--command-config",
-            &client,
-        ])
-        .args(["--prefix", &prefix, "--group", &group])
-        .output()
-        .unwrap_or_else(|e| panic!("{}: {e}", script.display()));
-    assert!(
-        granted.status.success(),
-        "{}",
-        String::from_utf8_lossy(&granted.stderr)
-    );
+    let grants = |more: &[&str]| {
+        let granted = std::process::Command::new(&script)
+            .args([
+                "--bootstrap-server",
+                &broker.bootstrap(),
+                "--command-config",
+                &client,
+            ])
+            // The group follows from the prefix.
+            .args(["--prefix", &prefix])
+            .args(more)
+            .output()
+            .unwrap_or_else(|e| panic!("{}: {e}", script.display()));
+        let said = String::from_utf8_lossy(&granted.stderr);
+        assert!(granted.status.success(), "{said}");
+    };
+    grants(&[]);
 
     let config = KafkaConfig {
-        topic_prefix: prefix,
+        topic_prefix: prefix.clone(),
         ..config
     };
     let log = KafkaLog::open(config).await.unwrap();
@@ -131,5 +134,21 @@ async fn works_with_what_the_script_grants(broker: &Broker, config: KafkaConfig)
     assert!(joined.is_ok(), "{member:?} {:?}", log.health());
     drop(joined);
     member.close().await;
+
+    // Where the topics are made by somebody else, those of feeds are too.
+    log.outlet("feed.there").await.unwrap();
+    grants(&["--remove"]);
+    grants(&["--no-create"]);
+    // Until the broker has heard of it, another topic can be made.
+    let (begun, mut n) = (clock::monotonic(), 0);
+    while log.outlet(&format!("feed.new{n}")).await.is_ok() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "the grant is not taken away"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        n += 1;
+    }
+    log.outlet("feed.there").await.unwrap();
     log.close().await;
 }

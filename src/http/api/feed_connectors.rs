@@ -12,7 +12,7 @@ use crate::http::app::App;
 use crate::http::check::Check;
 
 const CREDENTIALS: &str = "It must be an object with one of `bearer`, `basic` (`user`, `password`), `write_key` (`write_key`, \
-     `public_api`), or `client` (`id`, `secret`), as its vendor needs; docs/feeds.md says which.";
+     `public_api`), or `client` (`id`, `secret`), as its vendor needs; docs/connectors.md says which.";
 
 /// Where a connector is to be set.
 pub(super) struct Place<'a> {

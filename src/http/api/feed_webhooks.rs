@@ -63,7 +63,7 @@ pub struct WebhookInput {
     /// after another.
     pub concurrency: Option<u16>,
     /// A vendor whose API is spoken instead: `vendor` is `segment`, `hubspot`, `salesforce`, `zendesk` or `customer_io`;
-    /// docs/feeds.md has the rest.
+    /// docs/connectors.md has the rest.
     #[schema(value_type = Option<Object>, example = json!({"vendor": "segment"}))]
     pub connector: Option<Value>,
     /// With what the vendor is called. It is sealed and never shown; left out, the connector keeps the one it has.

@@ -1,5 +1,5 @@
-//! `GET /v1/feeds/{feed}/withdrawals`: the auditor's report. What was withdrawn, when the consumer was told, and when it
-//! acknowledged.
+//! `GET /v1/feeds/{feed}/withdrawals`: the auditor's report. What was withdrawn, when a consumer of the feed was first told,
+//! and when one first acknowledged. Whoever needs proof of one consumer gives it a feed of its own.
 
 use std::collections::BTreeSet;
 
@@ -57,15 +57,17 @@ pub struct Line {
     pub position: Position,
     #[schema(value_type = String, format = DateTime)]
     pub withdrawn_at: Timestamp,
-    /// When the consumer was first told; null if it was not yet, or began to follow only later.
+    /// When a consumer of the feed was first told; null if none was yet, or all began to follow only later.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub delivered_at: Option<Timestamp>,
-    /// When the consumer first went on from there.
+    /// When a consumer of the feed first went on from there.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub acknowledged_at: Option<Timestamp>,
 }
 
-/// What was withdrawn, when the consumer was told, and when it acknowledged.
+/// What was withdrawn, when the feed's consumers were first told, and when one first acknowledged.
+///
+/// The report is of the feed, not of one consumer: give a consumer a feed of its own where there must be proof that it knows.
 #[utoipa::path(
     get, path = "/v1/feeds/{feed}/withdrawals", tag = "feeds", params(("feed" = String, Path), PageQuery),
     responses((status = 200, description = "A page of the report", body = Report)),

@@ -138,12 +138,15 @@ impl Outlet {
 async fn create(config: &KafkaConfig, admin: &AdminClient<Context>, topic: &str) -> Result<(), LogError> {
     let copies = config.min_insync_replicas.to_string();
     let bytes = config.max_message_bytes().to_string();
+    // What a tombstone deletes shall be gone as soon as a destroyed key.
+    let lag = config.segment_age().as_millis().to_string();
     let new = NewTopic::new(
         topic,
         config.partitions.into(),
         TopicReplication::Fixed(config.replication_factor.into()),
     )
     .set("cleanup.policy", "compact")
+    .set("max.compaction.lag.ms", &lag)
     .set("min.insync.replicas", &copies)
     .set("max.message.bytes", &bytes);
     let place = || format!("topic {topic} at {}", config.bootstrap_servers);
@@ -165,8 +168,12 @@ async fn create(config: &KafkaConfig, admin: &AdminClient<Context>, topic: &str)
             Ok(())
         }
         None | Some(Err((_, Code::TopicAlreadyExists))) => Ok(()),
+        // Who may not create topics is told so, whether it is there or not.
         Some(Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))) => {
-            Err(lacks(config, "Create", &format!("topic {topic}"), ""))
+            match is_there(config, admin, topic) {
+                true => Ok(()),
+                false => Err(lacks(config, "Create", &format!("topic {topic}"), "")),
+            }
         }
         Some(Err((_, code))) => Err(io_error(
             place(),
@@ -174,6 +181,15 @@ async fn create(config: &KafkaConfig, admin: &AdminClient<Context>, topic: &str)
             format!("it cannot be created: {code}"),
         )),
     }
+}
+
+/// Blocks, but not for long: the cluster has just answered.
+fn is_there(config: &KafkaConfig, admin: &AdminClient<Context>, topic: &str) -> bool {
+    let found = admin.inner().fetch_metadata(Some(topic), config.connect_timeout);
+    found.is_ok_and(|found| {
+        let mut topics = found.topics().iter();
+        topics.any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty())
+    })
 }
 
 fn options(timeout: Duration) -> AdminOptions {
