@@ -126,7 +126,13 @@ async fn the_way_of_a_user() {
         .await;
     misused.problem(400, "invalid-cursor");
 
-    let timeline = server.get(&of("/timeline")).auth(&token).send().await.expect(200);
+    let timeline = server
+        .get(&of("/timeline"))
+        .auth(&token)
+        .with("gatelog-min-position", upgraded.text("position"))
+        .send()
+        .await
+        .expect(200);
     let types: Vec<_> = timeline.body["events"]
         .as_array()
         .unwrap()

@@ -6,12 +6,18 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use gatelog::node::{Data, Started};
 use gatelog::writer::{Command, Idempotency, WriteError};
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::Rejection;
+use gatelog_events::domain::session::{self, Client, FailureReason, LoginMethod};
 use gatelog_events::domain::user;
-use gatelog_events::ids::CommitId;
+use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
+use gatelog_events::log::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
+use gatelog_projections::projection::Projection;
+use gatelog_projections::verify::verify;
 use support::world::{World, config};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,4 +168,92 @@ fn verify_is_clean(dir: &std::path::Path) {
         report.rows.iter().all(|(name, rows)| *rows > 0 || empty(name)),
         "{report:?}"
     );
+}
+
+/// A log of which retention has cut what stands before `begin` in each partition of activity.
+struct Cut<'a> {
+    log: &'a dyn EventLog,
+    begin: Offset,
+}
+
+impl EventLog for Cut<'_> {
+    fn partitions(&self) -> u16 {
+        self.log.partitions()
+    }
+
+    fn append(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        record: Record,
+    ) -> BoxFuture<'static, Result<Position, AppendError>> {
+        self.log.append(stream, partition, record)
+    }
+
+    fn read(
+        &self,
+        stream: Stream,
+        partition: Partition,
+        from: Offset,
+    ) -> BoxStream<'static, Result<Entry, LogError>> {
+        self.log.read(stream, partition, from)
+    }
+
+    fn read_to_end(&self, from: &[Position]) -> Result<EntryIter, LogError> {
+        let begin = self.begin;
+        let is_cut = move |at: Position| at.stream == Stream::Activity && at.offset < begin;
+        let entries = self.log.read_to_end(from)?;
+        Ok(Box::new(entries.filter(move |entry| {
+            !entry.as_ref().is_ok_and(|e| is_cut(e.position))
+        })))
+    }
+
+    fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {
+        self.log.end(stream, partition)
+    }
+}
+
+/// The read models keep what was folded before it was cut, and nobody can say any more whether that is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_has_cut_is_no_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = World::new(&started.node);
+    let user = Subject::User(world.register("ada@example.com").await.unwrap());
+    for _ in 0..2 {
+        let fail = session::Command::FailLogin {
+            reason: FailureReason::WrongPassword,
+            method: LoginMethod::Password,
+            client: Client::default(),
+        };
+        world.submit(user, Command::Session(fail)).await.unwrap();
+    }
+    drop(world);
+    started.close().await.unwrap();
+    let data = Data::open(&config(dir.path())).unwrap();
+    let (with_activity, others): (Vec<_>, Vec<_>) = data
+        .projections
+        .iter()
+        .partition(|p| p.streams().contains(&Stream::Activity));
+    let names = |of: &[&Arc<dyn Projection>]| of.iter().map(|p| p.name()).collect::<Vec<_>>();
+    let [with_activity, others] = [names(&with_activity), names(&others)];
+    // All is there; a claim and the first of the two commits are gone; everything is.
+    for begin in [0, 2, Offset::MAX] {
+        let scratch = tempfile::tempdir().unwrap();
+        let log = Cut {
+            log: data.log.as_ref(),
+            begin,
+        };
+        let (keys, projections) = (data.keys.as_ref(), &data.projections);
+        let report = verify(&data.store, &log, keys, projections, scratch.path(), || {}).unwrap();
+        assert!(report.is_clean(), "from {begin}: {report:?}");
+        if begin == 0 {
+            assert_eq!(report.not_compared, Vec::<&str>::new());
+            assert_eq!(report.rows.len(), with_activity.len() + others.len());
+        } else {
+            assert_eq!(report.not_compared, with_activity, "from {begin}");
+            let compared: Vec<_> = report.rows.iter().map(|(name, _)| *name).collect();
+            assert_eq!(compared, others, "from {begin}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod gone;
 pub mod handovers;
 pub mod hot;
 pub mod identifiers;
+pub mod key_snapshot;
 mod key_topic;
 pub mod keys;
 pub mod logins;

@@ -338,7 +338,7 @@ impl KeySource for SubjectKeys {
     }
 }
 
-fn row(tenant: &TenantId, subject: UserId) -> Vec<u8> {
+pub(crate) fn row(tenant: &TenantId, subject: UserId) -> Vec<u8> {
     let name = tenant.as_str().as_bytes();
     let mut row = Vec::with_capacity(17 + name.len());
     row.push(name.len() as u8);

@@ -54,9 +54,9 @@ impl States {
 
 /// Prints the state of `user` as of `until`.
 pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failure> {
-    let log = data::read_log(config)?;
+    let backend = data::read_only(config)?;
+    let log = backend.log();
     let secrets = data::secrets(config)?;
-    let keys = data::read_keys(config, &secrets)?;
     let partitions = log.partitions();
     let home = user.shard().partition(partitions);
     let settings = data::directory(&secrets)
@@ -66,9 +66,11 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
         format!("\"subject\":\"{user}\""),
         "\"subject\":\"tenant\"".to_owned(),
     ];
+    let entries = log.read_to_end(&others(partitions, &[home, settings]))?;
+    let keys = data::read_keys(config, &secrets, &backend, Some(user))?;
     let mut states = States::default();
     let mut places: HashMap<(Stream, Partition), Progress> = HashMap::new();
-    for entry in log.read_to_end(&others(partitions, &[home, settings]))? {
+    for entry in entries {
         let entry = entry?;
         let at = entry.position;
         let place = places.entry((at.stream, at.partition)).or_default();
@@ -81,7 +83,7 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
         if commit.tenant != config.tenant {
             continue;
         }
-        codec::open(&mut commit, &keys).map_err(|e| at_position(at, &e))?;
+        codec::open(&mut commit, keys.as_ref()).map_err(|e| at_position(at, &e))?;
         states.fold(&commit, user, until);
     }
     if states.user.version == 0 {

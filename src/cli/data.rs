@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gatelog_events::directory::Directory;
+use gatelog_events::ids::UserId;
 use gatelog_events::log::EventLog;
-use gatelog_events::seal::MasterKey;
+use gatelog_events::seal::{KeySource, MasterKey};
+use gatelog_projections::key_snapshot::KeySnapshot;
 use gatelog_projections::subject_keys::SubjectKeys;
 
 use super::{Failure, load};
@@ -87,6 +89,11 @@ impl Failure {
 
 /// The log of a folder, for reading; another process may use it.
 pub fn read_log(config: &Config) -> Result<Arc<dyn EventLog>, Failure> {
+    Ok(read_only(config)?.log())
+}
+
+/// The same, of a kind that is known.
+pub fn read_only(config: &Config) -> Result<Backend, Failure> {
     let log = Folders::under(&config.data_dir).log;
     if config.kafka.is_none() && !log.is_dir() {
         return Err(Failure::Usage(format!(
@@ -94,7 +101,7 @@ pub fn read_log(config: &Config) -> Result<Arc<dyn EventLog>, Failure> {
             config.data_dir.display()
         )));
     }
-    Ok(Backend::open_read_only(config, &log)?.log())
+    Ok(Backend::open_read_only(config, &log)?)
 }
 
 /// The node's secrets.
@@ -105,10 +112,29 @@ pub fn secrets(config: &Config) -> Result<Secrets, Failure> {
     .map_err(Failure::other)
 }
 
-/// The keys of subjects, for reading; another process may use them.
-pub fn read_keys(config: &Config, secrets: &Secrets) -> Result<SubjectKeys, Failure> {
+/// The keys of subjects as they are now, for reading, while other processes may use them; on Kafka that of
+/// the subject `only` alone, if one is named. Blocks.
+///
+/// Asked for once it is fixed what is read of the log, they hold each key that any of that was sealed under.
+pub fn read_keys(
+    config: &Config,
+    secrets: &Secrets,
+    backend: &Backend,
+    only: Option<UserId>,
+) -> Result<Box<dyn KeySource>, Failure> {
     let master = MasterKey::new(*secrets.master_key.expose());
-    SubjectKeys::open_read_only(&Folders::under(&config.data_dir).keys, master).map_err(Failure::other)
+    let Backend::Kafka(log) = backend else {
+        let folder = Folders::under(&config.data_dir).keys;
+        let keys = SubjectKeys::open_read_only(&folder, master).map_err(Failure::other)?;
+        return Ok(Box::new(keys));
+    };
+    // The folder has a copy, too, but nobody brings it up to date unless its node runs.
+    let topic = log.subject_keys();
+    let records = match only {
+        Some(subject) => topic.read_partition(subject.shard().partition(log.partitions()), 0)?,
+        None => topic.read_all()?,
+    };
+    Ok(Box::new(KeySnapshot::read(records, only, master)?))
 }
 
 /// Where identifiers and settings belong.

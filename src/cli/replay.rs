@@ -7,7 +7,7 @@ use gatelog_events::codec;
 use gatelog_events::commit::Commit;
 use gatelog_events::ids::{Partition, Position, Stream, UserId};
 use gatelog_events::log::fence::{Progress, Verdict};
-use gatelog_events::log::{Entry, EventLog};
+use gatelog_events::log::{Entry, EntryIter};
 use gatelog_events::seal::KeySource;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -61,18 +61,21 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if let (Some(time), Some(user)) = (args.as_of, args.user) {
         return as_of::run(&config, user, time);
     }
-    let log = data::read_log(&config)?;
+    let backend = data::read_only(&config)?;
+    // Whether a record counts follows from all before it, so all is read, whatever is printed.
+    let entries = backend.log().read_to_end(&[])?;
     let keys = if args.open {
-        Some(data::read_keys(&config, &data::secrets(&config)?)?)
+        let secrets = data::secrets(&config)?;
+        Some(data::read_keys(&config, &secrets, &backend, args.user)?)
     } else {
         None
     };
     let printer = Printer {
         out: BufWriter::with_capacity(1 << 16, std::io::stdout().lock()),
-        keys: keys.as_ref().map(|k| k as &dyn KeySource),
+        keys: keys.as_deref(),
         left: args.limit.unwrap_or(u64::MAX),
     };
-    print(&args, log.as_ref(), printer)
+    print(&args, entries, printer)
 }
 
 struct Printer<'a, W> {
@@ -81,11 +84,10 @@ struct Printer<'a, W> {
     left: u64,
 }
 
-fn print<W: Write>(args: &Args, log: &dyn EventLog, mut printer: Printer<'_, W>) -> Result<(), Failure> {
+fn print<W: Write>(args: &Args, entries: EntryIter, mut printer: Printer<'_, W>) -> Result<(), Failure> {
     let wanted_user = args.user.map(|id| format!("\"subject\":\"{id}\""));
-    // Whether a record counts follows from all before it, so reading starts at the beginning whatever is printed.
     let mut places: HashMap<(Stream, Partition), Progress> = HashMap::new();
-    for entry in log.read_to_end(&[])? {
+    for entry in entries {
         let entry = entry?;
         let at = entry.position;
         let verdict = places

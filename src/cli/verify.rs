@@ -134,6 +134,7 @@ fn as_json(report: &Report, bytes: u64, views: &[View]) -> serde_json::Value {
         "records": report.records,
         "log_bytes": bytes,
         "rows": rows,
+        "not_compared": report.not_compared,
         "views": views,
         "differences": findings,
         "stopped": report.stopped,
@@ -150,6 +151,14 @@ fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
     for (name, rows) in &report.rows {
         writeln!(out, "{name}: {rows} rows compared")?;
     }
+    if !report.not_compared.is_empty() {
+        writeln!(
+            out,
+            "Folded from the log again, these read models begin where Kafka's retention has cut the activity \
+             stream, and were not compared: {}",
+            report.not_compared.join(", ")
+        )?;
+    }
     for f in report.findings.iter().take(LISTED) {
         let difference = format!("{:?}", f.difference).to_lowercase();
         writeln!(out, "DIFFERENCE in {}: {} is {difference}", f.projection, f.row)?;
@@ -163,9 +172,15 @@ fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
     if report.is_clean() {
         writeln!(out, "No difference.")?;
     } else {
+        // One that stopped may be among those that the log cannot give back.
+        let but = if report.not_compared.is_empty() {
+            ""
+        } else {
+            ", but those that were not compared would lose what was cut off"
+        };
         writeln!(
             out,
-            "{} differences. `gatelog projections rebuild NAME` builds a read model anew.",
+            "{} differences. `gatelog projections rebuild NAME` builds a read model anew{but}.",
             report.findings.len() + report.stopped.len()
         )?;
     }

@@ -268,8 +268,15 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
         .ask(2, "PUT", "/v1/feeds/crm/topic", Some(&json!({})), "topic")
         .await;
     assert_eq!(status, 200, "{body}");
-    let (_, feed, _) = cluster.ask(2, "GET", "/v1/feeds/crm", None, "get").await;
-    assert_eq!(feed["topic"], json!({"name": "outlet.feed.crm", "version": 1}));
+    let begun = clock::monotonic();
+    loop {
+        let (_, feed, _) = cluster.ask(2, "GET", "/v1/feeds/crm", None, "get").await;
+        if feed["topic"] == json!({"name": "outlet.feed.crm", "version": 1}) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{feed}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let (topic, on) = ("outlet.feed.crm", bootstrap.clone());
     let everyone = tokio::task::spawn_blocking(move || consume(&on, topic, |m| state(m).len() == 12));
     let everyone = everyone.await.unwrap();

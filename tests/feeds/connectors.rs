@@ -312,15 +312,18 @@ async fn a_token_that_has_expired_is_fetched_anew() {
     server.stop().await;
 }
 
-/// Two people whose records come in one batch: they are in one partition, and nobody else is in it.
+/// Two people whose records come in one batch: they are in one partition, and nobody else is in it. The feed
+/// has both by now, else one may come in the snapshot and the other by what happens.
 async fn two_of_one_batch(server: &Server) -> [(String, String); 2] {
+    let consumer = Consumer::of(server, "marketing").await;
     let mut known = BTreeMap::new();
     for n in 0.. {
         let name = format!("p{n}");
         let (id, position) = register(server, &name, true).await;
         let partition = position.rsplit_once(':').unwrap().0.to_owned();
         let person = (id, format!("{name}@example.com"));
-        if let Some(other) = known.insert(partition, person.clone()) {
+        if let Some((other, before)) = known.insert(partition, (person.clone(), position.clone())) {
+            consumer.sees(server, &[before, position]).await;
             return [other, person];
         }
     }
@@ -352,7 +355,8 @@ async fn who_withdraws_between_two_calls_is_in_no_later_one_and_the_others_are()
         "credential": {"bearer": "a-token"},
     });
     set(&server, &connector).await;
-    is_reached.await.unwrap();
+    let reached = tokio::time::timeout(Duration::from_secs(120), is_reached).await;
+    reached.expect("both in one call").unwrap();
     let withdrawn = consent(&server, &ada, "newsletter", false).await;
     server
         .get(&format!("/v1/users/{ada}"))

@@ -191,7 +191,7 @@ async fn two_feeds_cannot_be_joined_and_a_feed_without_personal_fields_needs_no_
 async fn who_comes_after_the_retention_is_told_the_present_in_place_of_the_past() {
     let server = Server::start().await;
     let definition = json!({
-        "purpose": "newsletter", "fields": ["email", "plan"], "events": ["plan.upgraded"], "retention_seconds": 5,
+        "purpose": "newsletter", "fields": ["email", "plan"], "events": ["plan.upgraded"], "retention_seconds": 15,
     });
     define(&server, "marketing", &definition).await;
     let (ada, at) = register(&server, "ada", true).await;
@@ -201,7 +201,7 @@ async fn who_comes_after_the_retention_is_told_the_present_in_place_of_the_past(
     let (bob, _) = register(&server, "bob", true).await;
     let upgraded = upgrade(&server, &bob, "pro").await;
     // The retention itself is what is waited for. It is long enough for what comes now to be read while it is young.
-    tokio::time::sleep(Duration::from_millis(5200)).await;
+    tokio::time::sleep(Duration::from_millis(15_200)).await;
     let (eve, _) = register(&server, "eve", true).await;
     let at = upgrade(&server, &eve, "pro").await;
     consumer.sees(&server, &[upgraded]).await;

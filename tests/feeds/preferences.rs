@@ -203,7 +203,7 @@ async fn each_choice_is_an_event_with_its_notice_and_says_where_it_was_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_agrees_to_what_was_not_shown() {
     let (server, ada) = start().await;
-    submit(
+    let withdrawn = submit(
         &server,
         &ada.path,
         &[("purpose", "newsletter"), ("choice", "withdraw")],
@@ -260,7 +260,7 @@ async fn nobody_agrees_to_what_was_not_shown() {
         let refused = submit(&server, &ada.path, form).await.expect(400);
         assert!(html(&refused).contains("did not arrive"), "{form:?}");
     }
-    let known = ledger(&server, &ada, "identity:0:0").await;
+    let known = ledger(&server, &ada, &at(&withdrawn)).await;
     assert_eq!(known["history"].as_array().unwrap().len(), 2, "{known}");
     server.stop().await;
 }

@@ -198,7 +198,8 @@ impl Member {
             secret: secret(7),
             advertise: Some(url.parse().unwrap()),
             forward_timeout: forward,
-            view_wait: Duration::from_secs(2),
+            // What is written elsewhere is shown in time, however busy the machine.
+            view_wait: Duration::from_secs(20),
         });
         let cluster = Cluster::of_many(&config).unwrap();
         let store = Store::open(dir, StoreOptions::default()).unwrap();

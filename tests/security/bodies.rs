@@ -251,7 +251,7 @@ async fn line_39_denial_by_size() {
         shed_or_refused(&answer.unwrap());
     }
     waits.sort();
-    assert!(waits[waits.len() / 2] < Duration::from_millis(500), "{waits:?}");
+    assert!(waits[waits.len() / 2] < Duration::from_secs(5), "{waits:?}");
     node.login("ada@example.com", PASSWORD).await.expect(200);
 }
 

@@ -209,17 +209,28 @@ async fn class_scope_escalation() {
 #[tokio::test(flavor = "multi_thread")]
 async fn line_37_cursors_that_were_edited_or_belong_elsewhere() {
     let home = Home::new();
-    let node = home.serve(&["--account-free-attempts", "100"]).await;
+    let patient = ["--account-free-attempts", "100", "--min-position-wait", "1m"];
+    let node = home.serve(&patient).await;
     let mut users = Vec::new();
     for email in ["ada@example.com", "bob@example.com"] {
         let id = node.register(email).await;
         for _ in 0..3 {
             node.login(email, PASSWORD).await.expect(200);
         }
+        let mut position = String::new();
         for granted in [true, false, true] {
             let body = json!({"granted": granted, "channel": "email", "notice": notice()});
             let put = node.put(&format!("/v1/users/{id}/consents/newsletter")).admin();
-            put.json(&body).send().await.expect(200);
+            let answer = put.json(&body).send().await.expect(200);
+            position = answer.text("position").to_owned();
+        }
+        // These may be behind the answer; there must be more than one page of each.
+        for list in ["timeline", "consents"] {
+            let read = node.get(&format!("/v1/users/{id}/{list}")).admin();
+            read.with("gatelog-min-position", &position)
+                .send()
+                .await
+                .expect(200);
         }
         users.push(id);
     }

@@ -191,14 +191,15 @@ async fn what_lies_behind_more_than_is_read_at_once_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_never_acknowledged_is_given_up_in_the_end() {
-    let (server, transmitting) = start(Duration::from_secs(5)).await;
+    // Long enough that what comes later is polled while it is young, however busy the machine.
+    let (server, transmitting) = start(Duration::from_secs(15)).await;
     let party = Party::of(&server, json!({"method": POLL}), &["risc/account-disabled"]).await;
     let (ada, _) = person(&server, "ada").await;
     let (bob, _) = person(&server, "bob").await;
     set_account(&server, &ada, "disabled").await;
     let (sets, _) = party.polled(&server, now()).await;
     assert_eq!(party.polled(&server, now()).await.0, sets);
-    tokio::time::sleep(Duration::from_millis(5100)).await;
+    tokio::time::sleep(Duration::from_millis(15_100)).await;
     set_account(&server, &bob, "disabled").await;
     let (later, _) = party.polled(&server, now()).await;
     assert_eq!(later.len(), 1);

@@ -2,11 +2,33 @@
 
 use std::time::Duration;
 
+use gatelog_events::ids::Partition;
+use gatelog_projections::signals;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::parties::*;
+use crate::support::server::Server;
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Waits until it is on record that so many were taken beyond the first that was not, in the only partition.
+async fn until_on_record(server: &Server, party: &Party, so_many: usize) {
+    let (node, id): (_, Uuid) = (&server.started.node, party.id().parse().unwrap());
+    let tenant = &node.config.tenant;
+    let mut found = 0;
+    for _ in 0..3000 {
+        let beyond = node
+            .views
+            .signals(|v| signals::beyond(v, tenant, id, Partition(0)));
+        found = beyond.unwrap().len();
+        if found >= so_many {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("only {found} are on record");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_hears_of_everything_in_order() {
@@ -268,8 +290,9 @@ async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
     let change = json!({"stream_id": party.id(), "description": "for the gateway", "delivery": delivery});
     let call = server.call(reqwest::Method::PATCH, STREAMS).auth(&party.key);
     call.json(&change).send().await.expect(200);
-    // And a node that ends says it each second.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // And a node says it each second. One that is killed before would have it come again, as it may.
+    until_on_record(&server, &party, 10).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     transmitting.abort();
     let transmitting = transmit(&server);
     receiver.answer_well();

@@ -90,7 +90,13 @@ async fn after_a_broker_was_given_up_and_came_back_every_client_goes_on() {
     // Each reader hears of what the last log appended.
     if stuck.is_empty() {
         let last = LAST + LOGS;
-        logs[0].append(ID, P0, record(last, "the last")).await.unwrap();
+        let append = async {
+            while logs[0].append(ID, P0, record(last, "the last")).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let appended = tokio::time::timeout(PATIENCE, append).await;
+        appended.expect("the last record is taken");
         let heard = tails
             .into_iter()
             .zip(0..)

@@ -106,7 +106,7 @@ async fn the_end_is_reached_where_the_last_offsets_are_empty() {
         let begun = gatelog_events::clock::monotonic();
         let offsets: Vec<_> = keys.read_all().unwrap().map(|r| r.unwrap().offset).collect();
         assert_eq!(offsets.len() as u64, 2 + round, "{offsets:?}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
         // Beyond the last record, where there is only the mark.
         let rest: Vec<_> = keys.read_partition(P0, 2 + 2 * round).unwrap().collect();
         assert!(rest.is_empty(), "{rest:?}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future};
+use gatelog_events::clock;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::conformance::{record, take};
 use gatelog_events::log::kafka::{KafkaConfig, KafkaLog};
@@ -197,7 +198,15 @@ async fn a_log_that_ends_before_what_was_read_is_damaged() {
         .unwrap();
     let name = format!("{}identity", config.topic_prefix);
     admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = clock::monotonic();
+    let is_there = || {
+        let all = admin.inner().fetch_metadata(None, Duration::from_secs(5));
+        all.unwrap().topics().iter().any(|t| t.name() == name)
+    };
+    while is_there() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name} stays");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let another = KafkaLog::open(config.clone()).await.unwrap();
     fill(&another, ID, P0, 3, 10).await;
     assert!(matches!(log.end(ID, P0).await, Err(LogError::Damaged { .. })));

@@ -203,7 +203,7 @@ async fn without_a_broker_opening_says_so_in_time() {
     };
     let begun = gatelog_events::clock::monotonic();
     let error = KafkaLog::open(config).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(4));
+    assert!(begun.elapsed() < Duration::from_secs(20));
     let LogError::Unreachable { place, what } = error else {
         panic!("{error}")
     };

@@ -232,6 +232,11 @@ async fn slow_servers_time_out() {
 
 #[tokio::test]
 async fn a_status_counts_even_if_the_body_does_not_end() {
+    // The status must come in time, however busy the machine.
+    let patient = Timeouts {
+        connect: Duration::from_secs(2),
+        total: Duration::from_secs(3),
+    };
     for (does, discarded) in [
         (Does::Stall("HTTP/1.1 204 No Content\r\n\r\n".to_owned()), 0),
         (
@@ -252,7 +257,7 @@ async fn a_status_counts_even_if_the_body_does_not_end() {
         ),
     ] {
         let server = Server::start("127.0.0.1", does).await;
-        let reply = within(3, post(&server.url(), lax(), HASTY)).await.unwrap();
+        let reply = within(20, post(&server.url(), lax(), patient)).await.unwrap();
         assert!(reply.status / 100 == 2, "{reply:?}");
         assert_eq!(reply.discarded, discarded);
     }
