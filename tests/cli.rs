@@ -113,6 +113,24 @@ fn the_environments_secret_is_not_shown() {
     assert!(!stdout(&help).contains("not-shown"));
 }
 
+#[test]
+fn an_import_into_kafka_is_refused_before_anything_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("users.ndjson"), "").unwrap();
+    let output = gatelog(dir.path(), &["import", "users.ndjson"])
+        .env("GATELOG_LOG", "kafka")
+        // Nobody is there.
+        .env("GATELOG_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("gatelog log copy"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 const HASH: &str = "$2b$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
 
 fn row(n: usize) -> Value {
@@ -166,12 +184,35 @@ fn an_import_goes_on_where_it_ended_and_never_duplicates() {
     );
     assert!(!format!("{rejects:?}").contains("no-such-plan"));
 
-    // The file grew: only what is new is looked at.
+    // What was rejected is taken once it is mended, and what follows is there already.
+    rows[3] = row(3).to_string();
+    rows[700] = row(700).to_string();
+    let (counts, status) = import(dir, &rows);
+    assert_eq!(status, Some(0), "{counts}");
+    assert_eq!(
+        (&counts["imported"], &counts["already_there"]),
+        (&json!(2), &json!(1197)),
+        "{counts}"
+    );
+    assert_eq!(std::fs::read_to_string(dir.join("rejects.ndjson")).unwrap(), "");
+
+    // The file grew: only what is new is looked at, until nothing of it is rejected.
     rows.push(String::new());
     rows.push(row(9999).to_string());
     let (counts, status) = import(dir, &rows);
     assert_eq!(status, Some(0));
     assert_eq!(counts["imported"], 1, "{counts}");
+    assert!(counts["lines_of_an_earlier_run"].as_u64().unwrap() >= 1199);
+    rows.push(r#"{"email":"not an address"}"#.to_owned());
+    for _ in 0..2 {
+        let (counts, status) = import(dir, &rows);
+        assert_eq!((&counts["rejected"], status), (&json!(1), Some(6)), "{counts}");
+        let rejects = std::fs::read_to_string(dir.join("rejects.ndjson")).unwrap();
+        assert_eq!(lines(&rejects).len(), 1, "{rejects}");
+    }
+    rows[1202] = row(9998).to_string();
+    let (counts, status) = import(dir, &rows);
+    assert_eq!((&counts["imported"], status), (&json!(1), Some(0)), "{counts}");
     assert!(counts["lines_of_an_earlier_run"].as_u64().unwrap() >= 1199);
 
     // Without its bookmark it finds everybody by the address.
@@ -179,7 +220,7 @@ fn an_import_goes_on_where_it_ended_and_never_duplicates() {
     let (counts, _) = import(dir, &rows);
     assert_eq!(
         (&counts["imported"], &counts["already_there"]),
-        (&json!(0), &json!(1198)),
+        (&json!(0), &json!(1201)),
         "{counts}"
     );
 
@@ -188,12 +229,33 @@ fn an_import_goes_on_where_it_ended_and_never_duplicates() {
         .iter()
         .filter(|e| e["type"] == "com.gatelog.user.registered.v1")
         .count();
-    assert_eq!(registered, 1197);
+    assert_eq!(registered, 1200);
     let report: Value = serde_json::from_str(&ok(dir, &["verify", "--json"])).unwrap();
     assert_eq!(report["clean"], true);
     assert!(!dir.join("data/verify.tmp").exists());
     ok(dir, &["compact"]);
     assert!(ok(dir, &["verify"]).contains("No difference"));
+}
+
+#[test]
+fn a_bookmark_of_another_store_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let rows: Vec<String> = (0..3).map(|n| row(n).to_string()).collect();
+    let imported = || {
+        let (counts, status) = import(dir, &rows);
+        assert_eq!(status, Some(0), "{counts}");
+        (
+            counts["imported"].as_u64().unwrap(),
+            counts["lines_of_an_earlier_run"].as_u64().unwrap(),
+        )
+    };
+    assert_eq!(imported(), (3, 0));
+    assert_eq!(imported(), (0, 3));
+    std::fs::rename(dir.join("data"), dir.join("old")).unwrap();
+    std::fs::create_dir(dir.join("data")).unwrap();
+    std::fs::rename(dir.join("old/import"), dir.join("data/import")).unwrap();
+    assert_eq!(imported(), (3, 0));
 }
 
 #[test]

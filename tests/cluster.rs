@@ -515,7 +515,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
     }
     assert!(node.stop().success());
     let verified = gatelog(&["verify", "--data-dir", new.to_str().unwrap()])
-        .envs(all)
+        .envs(all.clone())
         .output()
         .unwrap();
     assert!(
@@ -533,7 +533,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
     let config = KafkaConfig {
         topic_prefix: "moved.".to_owned(),
         partitions: 8,
-        ..broker::config(bootstrap)
+        ..broker::config(bootstrap.clone())
     };
     let id = uuid::Uuid::parse_str(erased_since).unwrap();
     let log = KafkaLog::open(config).await.unwrap();
@@ -542,4 +542,18 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
     let last = of_them.max_by_key(|r| r.offset).unwrap();
     assert_eq!(last.value.as_deref(), Some(&[0][..]));
     log.close().await;
+    // Whoever replays the log goes by the topic's keys, whatever the folder still has.
+    for (n, is_shown) in [(2, false), (3, true)] {
+        let (user, folder) = (&users[n].0, old.to_str().unwrap());
+        let replayed = gatelog(&["replay", "--open", "--json", "--user", user, "--data-dir", folder])
+            .envs(all.clone())
+            .output()
+            .unwrap();
+        let (out, said) = (
+            String::from_utf8_lossy(&replayed.stdout),
+            String::from_utf8_lossy(&replayed.stderr),
+        );
+        assert!(replayed.status.success() && out.contains(user), "{said}");
+        assert_eq!(out.contains(&format!("m{n}@example.com")), is_shown, "{out}");
+    }
 }

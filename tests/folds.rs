@@ -280,7 +280,7 @@ struct Unreadable;
 
 impl KeySource for Unreadable {
     fn key(&self, _: &TenantId, _: UserId) -> Result<KeyStatus, KeySourceError> {
-        Err(KeySourceError("not now".to_owned()))
+        Err(KeySourceError::Unavailable("not now".to_owned()))
     }
 }
 

@@ -194,8 +194,14 @@ pub trait KeySource: Send + Sync {
 
 /// The key store cannot answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the store of subject keys cannot be read: {0}")]
-pub struct KeySourceError(pub String);
+pub enum KeySourceError {
+    /// It may later.
+    #[error("the store of subject keys cannot be read: {0}")]
+    Unavailable(String),
+    /// It has the key, and can make nothing of it: it is damaged, or wrapped under another master key.
+    #[error("the store of subject keys cannot be read: {0}")]
+    Unreadable(String),
+}
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures::executor::block_on;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::{Entry, EntryIter, EventLog, LogError};
 use gatelog_events::seal::{KeySource, KeySourceError};
@@ -46,7 +46,8 @@ pub enum CatchUpError {
     },
 }
 
-/// Refuses where a read model has folded more than the log holds. Blocks.
+/// Refuses where a read model has folded more than the log holds. What it does not tell at present is passed over, if it
+/// tells anything: of a partition whose leader is new, Kafka may not know the end before the next record comes. Blocks.
 pub fn check_ends(
     store: &Store,
     projections: &[Arc<dyn Projection>],
@@ -56,13 +57,21 @@ pub fn check_ends(
         .into_iter()
         .flat_map(|s| (0..log.partitions()).map(move |p| (s, Partition(p))))
         .collect();
-    let ends = block_on(try_join_all(places.iter().map(|(s, p)| log.end(*s, *p))))?;
+    let ends = block_on(join_all(places.iter().map(|(s, p)| log.end(*s, *p))));
+    let ends = match ends.iter().any(Result::is_ok) {
+        true => ends.into_iter().map(Result::ok).collect(),
+        false => ends
+            .into_iter()
+            .map(|end| end.map(Some))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
     for projection in projections {
         let Some(table) = store.active(projection.name()) else {
             continue;
         };
         let checkpoint = Checkpoint::load(store, &table)?;
         for ((stream, partition), end) in places.iter().copied().zip(&ends) {
+            let Some(end) = end else { continue };
             let folded = checkpoint.get(stream, partition).next;
             if folded > *end {
                 return Err(CatchUpError::Ahead {
@@ -92,9 +101,26 @@ pub fn catch_up(
     folder: &mut Folder,
     log: &dyn EventLog,
     keys: &dyn KeySource,
+    seen: impl FnMut(&Entry),
+) -> Result<u64, CatchUpError> {
+    catch_up_but(&[], folder, log, keys, seen)
+}
+
+/// The same, without some partitions.
+pub fn catch_up_but(
+    left_out: &[(Stream, Partition)],
+    folder: &mut Folder,
+    log: &dyn EventLog,
+    keys: &dyn KeySource,
     mut seen: impl FnMut(&Entry),
 ) -> Result<u64, CatchUpError> {
-    let entries = log.read_to_end(&folder.starts(log.partitions()))?;
+    let mut starts = folder.starts(log.partitions());
+    for start in &mut starts {
+        if left_out.contains(&(start.stream, start.partition)) {
+            start.offset = Offset::MAX;
+        }
+    }
+    let entries = log.read_to_end(&starts)?;
     let (mut here, mut there) = folder.shares();
     std::thread::scope(|scope| {
         let (to_here, groups) = mpsc::sync_channel(GROUPS);

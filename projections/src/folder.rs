@@ -173,11 +173,11 @@ impl Decoded {
         }
     }
 
-    /// Why the key store could not answer when this was read, if it could not. It may later: until then nobody should fold
+    /// Why the key store could not answer when this was read, if it could not and may later: until then nobody should fold
     /// it, for who does stops for good.
     pub fn lacks_key(&self) -> Option<&KeySourceError> {
         match &self.commit {
-            Some(Err(CodecError::Keys(e))) => Some(e),
+            Some(Err(CodecError::Keys(e @ KeySourceError::Unavailable(_)))) => Some(e),
             _ => None,
         }
     }

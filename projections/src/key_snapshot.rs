@@ -11,7 +11,7 @@ use gatelog_events::log::kafka::KeyRecord;
 use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus, MasterKey};
 
 use crate::erasures::is_destroyed;
-use crate::subject_keys::row;
+use crate::subject_keys::{row, unwrapped};
 
 /// See the module. In memory, and there as wrapped as in the topic.
 pub struct KeySnapshot {
@@ -59,15 +59,7 @@ impl KeySource for KeySnapshot {
         match self.rows.get(row(tenant, subject).as_slice()) {
             None => Ok(KeyStatus::Missing),
             Some(None) => Ok(KeyStatus::Destroyed),
-            Some(Some(wrapped)) => self
-                .master
-                .unwrap(tenant, subject, wrapped)
-                .map(KeyStatus::Present)
-                .map_err(|_| {
-                    KeySourceError(format!(
-                        "the key of {subject} was wrapped under another master key than the one that is configured"
-                    ))
-                }),
+            Some(Some(wrapped)) => unwrapped(&self.master, tenant, subject, wrapped),
         }
     }
 }

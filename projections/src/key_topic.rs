@@ -76,7 +76,7 @@ impl KeyTopic {
                 shared.ended.store(true, Ordering::Release);
                 shared.wake();
             })
-            .map_err(|e| KeySourceError(e.to_string()))?;
+            .map_err(|e| KeySourceError::Unavailable(e.to_string()))?;
         Ok(Self {
             topic,
             partitions: u16::try_from(from.len()).unwrap_or(u16::MAX),
@@ -97,14 +97,16 @@ impl KeyTopic {
         let partition = subject.shard().partition(self.partitions);
         let end = self.topic.end(partition).map_err(|e| failed(&e))?;
         let Some(next) = self.read.next.get(usize::from(partition.0)) else {
-            return Err(KeySourceError(format!("there is no partition {partition}")));
+            return Err(KeySourceError::Unavailable(format!(
+                "there is no partition {partition}"
+            )));
         };
         let until = clock::monotonic() + self.patience;
         let mut lock = self.read.lock.lock();
         while next.load(Ordering::Acquire) < end {
             let late = self.read.moved.wait_until(&mut lock, until).timed_out();
             if late || self.read.ended.load(Ordering::Acquire) {
-                return Err(KeySourceError(
+                return Err(KeySourceError::Unavailable(
                     "the topic of subject keys could not be read to its end in time".to_owned(),
                 ));
             }
@@ -123,7 +125,7 @@ pub(crate) fn write(
         .iter()
         .map(|(subject, (key, value))| topic.put(subject.shard().partition(partitions), key, value));
     for answer in block_on(futures::future::join_all(written)) {
-        answer.map_err(|e| KeySourceError(format!("the topic of subject keys: {e}")))?;
+        answer.map_err(|e| KeySourceError::Unavailable(format!("the topic of subject keys: {e}")))?;
     }
     Ok(())
 }
@@ -201,5 +203,5 @@ async fn take_from(records: Records, read: &Read, keep: &Keep) -> Result<(), Key
 }
 
 fn failed(e: &LogError) -> KeySourceError {
-    KeySourceError(format!("the topic of subject keys: {e}"))
+    KeySourceError::Unavailable(format!("the topic of subject keys: {e}"))
 }

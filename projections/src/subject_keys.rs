@@ -165,7 +165,7 @@ impl SubjectKeys {
             None if self.db.iterator(rocksdb::IteratorMode::Start).next().is_none() => {
                 self.db.put(BOUND, log_id).map_err(|e| failed(&self.place, &e))
             }
-            _ => Err(KeySourceError(format!(
+            _ => Err(KeySourceError::Unavailable(format!(
                 "the keys in {} belong to another log than {log_id}; give this node a data folder of its own",
                 self.place.display()
             ))),
@@ -302,17 +302,24 @@ impl SubjectKeys {
         match value.as_deref().and_then(<[u8]>::split_first) {
             None => Ok(KeyStatus::Missing),
             Some((&DESTROYED, _)) => Ok(KeyStatus::Destroyed),
-            Some((_, wrapped)) => self
-                .master
-                .unwrap(tenant, subject, wrapped)
-                .map(KeyStatus::Present)
-                .map_err(|_| {
-                    KeySourceError(format!(
-                        "the key of {subject} was wrapped under another master key than the one that is configured"
-                    ))
-                }),
+            Some((_, wrapped)) => unwrapped(&self.master, tenant, subject, wrapped),
         }
     }
+}
+
+/// The key of a row that has one.
+pub(crate) fn unwrapped(
+    master: &MasterKey,
+    tenant: &TenantId,
+    subject: UserId,
+    wrapped: &[u8],
+) -> Result<KeyStatus, KeySourceError> {
+    let key = master.unwrap(tenant, subject, wrapped);
+    key.map(KeyStatus::Present).map_err(|_| {
+        KeySourceError::Unreadable(format!(
+            "the key of {subject} was wrapped under another master key than the one that is configured"
+        ))
+    })
 }
 
 impl KeySource for SubjectKeys {
@@ -369,7 +376,7 @@ fn reached_row(partition: Partition) -> [u8; 3] {
 }
 
 fn failed(place: &Path, e: &dyn std::fmt::Display) -> KeySourceError {
-    KeySourceError(format!("{}: {e}", place.display()))
+    KeySourceError::Unavailable(format!("{}: {e}", place.display()))
 }
 
 fn options() -> Options {

@@ -143,7 +143,7 @@ fn table() -> Vec<(Problem, u16, &'static str)> {
             "password-not-accepted",
         ),
         (StoreError::Row { table: text() }.into(), 500, "internal"),
-        (KeySourceError(text()).into(), 500, "internal"),
+        (KeySourceError::Unavailable(text()).into(), 500, "internal"),
         (LogError::Closed.into(), 500, "internal"),
         (NoRandomness.into(), 500, "internal"),
         (

@@ -66,6 +66,10 @@ fn describe() {
         "gatelog_owned_partitions",
         "Partitions that this node writes, of each stream."
     );
+    describe_gauge!(
+        "gatelog_unclaimed_partitions",
+        "Of these, counted by stream, the ones that took no claim, and are refused until they do."
+    );
     describe_counter!(
         "gatelog_rebalances_total",
         "How often the nodes shared the partitions out anew."

@@ -1,14 +1,17 @@
-//! Recording what was spooled, once the log is back: in order, and each login once however often it is tried.
+//! Recording what was spooled, once the log is back: each user's in order, and each login once however often
+//! it is tried.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gatelog_events::domain::{Rejection, session, user};
+use gatelog_events::ids::{Partition, UserId};
 use gatelog_events::seal::{KeySource, KeyStatus};
 use gatelog_projections::subject_keys::SubjectKeys;
 use metrics::counter;
 
-use super::entry::Entry;
+use super::waiting::{Place, Window};
 use super::{Spool, SpoolError, SpooledLogin};
 use crate::backend::Backend;
 use crate::cluster::Router;
@@ -53,6 +56,48 @@ enum Obstacle {
     Task,
 }
 
+impl Obstacle {
+    /// Whether the others of the partition meet it too, most likely, and each after a long wait.
+    fn is_of_partition(&self) -> bool {
+        matches!(
+            self,
+            Obstacle::Write(
+                WriteError::Unavailable { .. } | WriteError::NotOwner { .. } | WriteError::Overloaded { .. }
+            )
+        )
+    }
+}
+
+/// Whose entries are passed over in one look at what waits.
+struct Blocked {
+    users: HashSet<UserId>,
+    partitions: HashSet<Partition>,
+    /// How many partitions there are.
+    n: u16,
+}
+
+impl Blocked {
+    fn nobody(n: u16) -> Self {
+        Self {
+            users: HashSet::new(),
+            partitions: HashSet::new(),
+            n,
+        }
+    }
+
+    /// An entry of this user met an obstacle, so that none that follows may be sent before it.
+    fn add(&mut self, user: UserId, obstacle: &Obstacle) {
+        self.users.insert(user);
+        if obstacle.is_of_partition() {
+            self.partitions.insert(user.shard().partition(self.n));
+        }
+    }
+
+    fn holds(&self, user: UserId) -> bool {
+        self.users.contains(&user) || self.partitions.contains(&user.shard().partition(self.n))
+    }
+}
+
 impl Drain {
     /// Drains whenever there is something to drain. Never ends.
     pub async fn run(&self) {
@@ -66,46 +111,60 @@ impl Drain {
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            match self.window().await {
-                Ok(()) => pause = PAUSE,
-                Err(obstacle) => {
-                    tracing::warn!(%obstacle, "spooled logins are not recorded yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (2 * pause).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-
-    /// Sends the first entries, of as many users, and takes off the front what is settled.
-    async fn window(&self) -> Result<(), Obstacle> {
-        let entries = self.spool.front(WINDOW)?;
-        let fates = futures::future::join_all(entries.into_iter().map(|entry| self.settle(entry))).await;
-        let mut settled = 0;
-        let mut obstacle = None;
-        for fate in fates {
-            match fate {
-                Ok(fate) => {
-                    count(&fate);
-                    settled += 1;
-                }
-                // What comes after it is sent again too, which changes nothing.
-                Err(e) => {
-                    obstacle = Some(e);
-                    break;
-                }
-            }
-        }
-        if settled > 0 {
-            self.spool.drained(settled).await;
-            if self.spool.is_empty() {
+            let (settled, obstacle) = self.look().await;
+            if settled > 0 && self.spool.is_empty() {
                 tracing::info!("all spooled logins are recorded");
             }
+            if settled > 0 || obstacle.is_none() {
+                pause = PAUSE;
+            }
+            if let Some(obstacle) = obstacle {
+                let waiting = self.spool.len();
+                tracing::warn!(%obstacle, waiting, "spooled logins are not recorded yet");
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
         }
-        obstacle.map_or(Ok(()), Err)
     }
 
-    async fn settle(&self, entry: Entry) -> Result<Fate, Obstacle> {
+    /// Sends all that waits now, window after window, but for whom an obstacle blocks. How many entries were
+    /// settled, and the first obstacle.
+    async fn look(&self) -> (usize, Option<Obstacle>) {
+        let mut blocked = Blocked::nobody(self.backend.log().partitions());
+        let (mut settled, mut first) = (0, None);
+        // What is kept meanwhile waits for the next look, or what is blocked would wait for ever.
+        let until = self.spool.end();
+        let mut from = Some(0);
+        while let Some(at) = from
+            && self.backend.is_reachable()
+        {
+            let Window { places, next } = self.spool.window(at..until, WINDOW, |user| blocked.holds(user));
+            let sent = places.iter().copied().map(|place| self.settle(place));
+            let fates = futures::future::join_all(sent).await;
+            let mut done = Vec::with_capacity(fates.len());
+            for (place, fate) in places.iter().zip(fates) {
+                match fate {
+                    Ok(fate) => {
+                        count(&fate);
+                        done.push(place.at);
+                    }
+                    Err(obstacle) => {
+                        blocked.add(place.user, &obstacle);
+                        first.get_or_insert(obstacle);
+                    }
+                }
+            }
+            if !done.is_empty() {
+                settled += done.len();
+                self.spool.drained(done).await;
+            }
+            from = next;
+        }
+        (settled, first)
+    }
+
+    async fn settle(&self, place: Place) -> Result<Fate, Obstacle> {
+        let entry = self.spool.read(place)?;
         let (keys, tenant, user) = (self.keys.clone(), entry.tenant().clone(), entry.user());
         // A key that is missed here is read from its topic.
         let status = tokio::task::spawn_blocking(move || keys.key(&tenant, user)).await;
@@ -165,8 +224,38 @@ fn count(fate: &Fate) {
 
 #[cfg(test)]
 mod tests {
+    use gatelog_events::clock::Timestamp;
+    use gatelog_events::ids::{Shard, Stream};
+
     use super::*;
-    use gatelog_events::ids::{Partition, Stream};
+
+    #[test]
+    fn an_obstacle_blocks_its_user_and_that_of_a_partition_blocks_the_partition() {
+        let user = |shard: u16, n: u8| UserId::new(Timestamp::EPOCH, Shard(shard), [n; 8]);
+        let unavailable = WriteError::Unavailable {
+            reason: String::new(),
+        };
+        let mut blocked = Blocked::nobody(4);
+        blocked.add(user(1, 1), &Obstacle::Write(unavailable));
+        for (obstacle, n) in [
+            (Obstacle::Task, 1),
+            (WriteError::Internal(String::new()).into(), 2),
+            (SpoolError::Broken.into(), 3),
+        ] {
+            blocked.add(user(2, n), &obstacle);
+        }
+        for (of, expected) in [
+            (user(1, 1), true),
+            (user(5, 9), true),
+            (user(2, 1), true),
+            (user(2, 2), true),
+            (user(2, 3), true),
+            (user(2, 9), false),
+            (user(3, 1), false),
+        ] {
+            assert_eq!(blocked.holds(of), expected, "{of}");
+        }
+    }
 
     #[test]
     fn what_the_writer_says_decides_whether_an_entry_is_sent_again() {

@@ -1,8 +1,8 @@
 //! The spool's file: appended by one thread, with one fsync for all that came while the last one ran.
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::entry::Entry;
 use super::format::{self, Fault, HEADER};
+use super::waiting::{Place, Waiting, Window};
 use super::{SpoolConfig, SpoolError, io as io_error};
 use crate::auth::private_file;
 
@@ -27,45 +28,6 @@ const QUEUE: usize = 4096;
 
 /// Logins that share one fsync at most.
 const BATCH: usize = 1024;
-
-/// Where an entry stands, with its header.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    at: u64,
-    len: usize,
-    session: SessionId,
-    commit: Option<CommitId>,
-}
-
-/// What is not in the log yet, in the order of the file.
-#[derive(Default)]
-struct Waiting {
-    places: VecDeque<Place>,
-    sessions: HashSet<SessionId>,
-    commits: HashMap<CommitId, Place>,
-    bytes: u64,
-}
-
-impl Waiting {
-    fn push(&mut self, place: Place) {
-        self.places.push_back(place);
-        self.sessions.insert(place.session);
-        if let Some(commit) = place.commit {
-            self.commits.insert(commit, place);
-        }
-        self.bytes += place.len as u64;
-    }
-
-    fn pop(&mut self) {
-        if let Some(place) = self.places.pop_front() {
-            self.sessions.remove(&place.session);
-            if let Some(commit) = place.commit {
-                self.commits.remove(&commit);
-            }
-            self.bytes -= place.len as u64;
-        }
-    }
-}
 
 struct Shared {
     path: PathBuf,
@@ -87,13 +49,18 @@ impl Shared {
             what: "an entry is not what was written",
             sound: 0,
         })?;
-        Entry::read(body)
+        let entry = Entry::read(body)?;
+        // The file may have been emptied meanwhile, and been written anew.
+        if entry.session_id() != place.session {
+            return Err(SpoolError::Entry("another one stands in its place".to_owned()));
+        }
+        Ok(entry)
     }
 
     fn change(&self, change: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.waiting.lock();
         change(&mut waiting);
-        self.count.send_replace(waiting.places.len());
+        self.count.send_replace(waiting.len());
     }
 }
 
@@ -102,6 +69,7 @@ type Reply = oneshot::Sender<Result<(), SpoolError>>;
 /// An entry on its way to the disk.
 struct Append {
     body: Vec<u8>,
+    user: UserId,
     session: SessionId,
     commit: Option<CommitId>,
     reply: Reply,
@@ -109,8 +77,8 @@ struct Append {
 
 enum Job {
     Append(Append),
-    /// So many at the front are in the log, or will never be.
-    Drained(usize, oneshot::Sender<()>),
+    /// What stands at these places is in the log, or will never be.
+    Drained(Vec<u64>, oneshot::Sender<()>),
 }
 
 /// Logins that wait to be recorded.
@@ -137,7 +105,7 @@ impl Spool {
         let file = opened.map_err(|e| io_error(&path, e))?;
         let (waiting, end) = recover(&path, &file)?;
         let shared = Arc::new(Shared {
-            count: watch::channel(waiting.places.len()).0,
+            count: watch::channel(waiting.len()).0,
             path,
             file,
             waiting: Mutex::new(waiting),
@@ -167,9 +135,12 @@ impl Spool {
         session: SessionId,
         commit: Option<CommitId>,
     ) -> Result<(), SpoolError> {
+        // What could not be read again must not be acknowledged.
+        let user = Entry::read(&body)?.user();
         let (reply, answer) = oneshot::channel();
         let append = Append {
             body,
+            user,
             session,
             commit,
             reply,
@@ -182,53 +153,47 @@ impl Spool {
         answer.await.unwrap_or(Err(SpoolError::Broken))
     }
 
-    /// Up to so many entries at the front, of as many users: what one user did is recorded in its order.
-    pub fn front(&self, at_most: usize) -> Result<Vec<Entry>, SpoolError> {
-        let places: Vec<Place> = self
-            .shared
-            .waiting
-            .lock()
-            .places
-            .iter()
-            .take(at_most)
-            .copied()
-            .collect();
-        let mut users: HashSet<UserId> = HashSet::new();
-        let mut entries = Vec::with_capacity(places.len());
-        for place in places {
-            let entry = self.shared.read(place)?;
-            if !users.insert(entry.user()) {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
+    /// Entries in a part of the file that may be sent at once: see [`Waiting::window`].
+    pub fn window(&self, part: Range<u64>, at_most: usize, is_blocked: impl Fn(UserId) -> bool) -> Window {
+        self.shared.waiting.lock().window(part, at_most, is_blocked)
     }
 
-    /// Takes entries off the front.
-    pub async fn drained(&self, entries: usize) {
+    /// A place behind all entries that wait now.
+    pub fn end(&self) -> u64 {
+        self.shared.waiting.lock().end()
+    }
+
+    /// Reads an entry that waits.
+    ///
+    /// Errors: `Io`, `Damaged`, or `Entry` where it is not of its form.
+    pub fn read(&self, place: Place) -> Result<Entry, SpoolError> {
+        self.shared.read(place)
+    }
+
+    /// Takes note that the entries at these places are settled.
+    pub async fn drained(&self, settled: Vec<u64>) {
         let (done, is_done) = oneshot::channel();
         let Some(jobs) = self.jobs.clone() else { return };
         // The queue may be full of logins, and each needs the disk.
-        let _ = tokio::task::spawn_blocking(move || jobs.send(Job::Drained(entries, done))).await;
+        let _ = tokio::task::spawn_blocking(move || jobs.send(Job::Drained(settled, done))).await;
         let _ = is_done.await;
     }
 
     /// Whether a session waits here.
     pub fn holds(&self, session: SessionId) -> bool {
-        self.shared.waiting.lock().sessions.contains(&session)
+        self.shared.waiting.lock().holds(session)
     }
 
     /// The entry of a request with an idempotency key, if it waits here.
     pub fn entry_of(&self, commit: CommitId) -> Option<Entry> {
-        let place = self.shared.waiting.lock().commits.get(&commit).copied()?;
+        let place = self.shared.waiting.lock().of(commit)?;
         // It may have been drained, and the file emptied, just now.
         self.shared.read(place).ok()
     }
 
     /// How many entries wait.
     pub fn len(&self) -> usize {
-        self.shared.waiting.lock().places.len()
+        self.shared.waiting.lock().len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -237,7 +202,7 @@ impl Spool {
 
     /// Bytes of the entries that wait.
     pub fn bytes(&self) -> u64 {
-        self.shared.waiting.lock().bytes
+        self.shared.waiting.lock().bytes()
     }
 
     /// Tells of every change of their number.
@@ -278,6 +243,7 @@ fn recover(path: &Path, file: &File) -> Result<(Waiting, u64), SpoolError> {
         waiting.push(Place {
             at: at as u64,
             len: body.end - at,
+            user: entry.user(),
             session: entry.session_id(),
             commit: entry.commit_id(),
         });
@@ -289,9 +255,9 @@ fn recover(path: &Path, file: &File) -> Result<(Waiting, u64), SpoolError> {
             .and_then(|()| file.sync_all())
             .map_err(|e| io_error(path, e))?;
     }
-    if !waiting.places.is_empty() {
+    if !waiting.is_empty() {
         tracing::info!(
-            logins = waiting.places.len(),
+            logins = waiting.len(),
             "logins of an earlier run wait to be recorded"
         );
     }
@@ -316,9 +282,9 @@ impl Appender {
             while let Some(job) = next.take() {
                 match job {
                     Job::Append(append) => batch.push(append),
-                    Job::Drained(n, done) => {
+                    Job::Drained(settled, done) => {
                         self.write(std::mem::take(&mut batch));
-                        self.remove(n);
+                        self.remove(&settled);
                         let _ = done.send(());
                     }
                 }
@@ -335,6 +301,7 @@ impl Appender {
         let mut taken = Vec::with_capacity(batch.len());
         for Append {
             body,
+            user,
             session,
             commit,
             reply,
@@ -355,6 +322,7 @@ impl Appender {
             let place = Place {
                 at,
                 len,
+                user,
                 session,
                 commit,
             };
@@ -397,11 +365,11 @@ impl Appender {
         }
     }
 
-    /// Forgets the first entries, and empties the file with the last. A crash before that sends them again.
-    fn remove(&mut self, entries: usize) {
+    /// Forgets what is settled, and empties the file with the last. A crash before that sends all again.
+    fn remove(&mut self, settled: &[u64]) {
         self.shared
-            .change(|waiting| (0..entries).for_each(|_| waiting.pop()));
-        if !self.shared.waiting.lock().places.is_empty() || self.end == HEADER as u64 {
+            .change(|waiting| settled.iter().for_each(|at| waiting.settle(*at)));
+        if !self.shared.waiting.lock().is_empty() || self.end == HEADER as u64 {
             return;
         }
         failpoint::hit("spool.before_removal");

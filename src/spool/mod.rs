@@ -9,13 +9,15 @@
 //!                              drain ──▶ router ──▶ writer: the session, at the time of the login
 //! ```
 //!
-//! Sending an entry twice is harmless, for a session starts once (`session::decide`): so nothing has to be remembered of
-//! what was drained, and the file is emptied when all of it is in the log.
+//! An entry that cannot be recorded yet holds up those of its own user alone, or of its partition if that
+//! takes no writes. Sending an entry twice is harmless, for a session starts once (`session::decide`): so
+//! what was drained is remembered in memory alone, and the file is emptied when nothing of it waits any more.
 
 pub mod drain;
 pub mod entry;
 pub mod file;
 pub mod format;
+pub mod waiting;
 
 use std::path::Path;
 

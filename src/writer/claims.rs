@@ -3,17 +3,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::executor::block_on;
-use futures::future::join_all;
+use futures::{FutureExt, StreamExt};
 use gatelog_events::clock;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::{Progress, Verdict};
 use gatelog_events::log::{AppendError, Entry, Record, RecordHeader, RecordKind};
 use gatelog_projections::answers::Answer;
-use gatelog_projections::catch_up::catch_up;
+use gatelog_projections::catch_up::catch_up_but;
 use gatelog_projections::folder::{Folder, read_commit};
 
 use super::applier::Unresolved;
@@ -199,16 +199,22 @@ impl Findings {
     }
 }
 
-/// Folds the log to its end, and finds there what became of the unresolved commits.
+/// Folds the log to its end, and finds there what became of the unresolved commits. What takes no records at present is left
+/// for who follows: of some of it the log does not say where it ends.
 pub(super) fn fold_to_claims(
     parts: &Parts,
     folder: &mut Folder,
     wanted: HashSet<CommitId>,
     claims: &mut [Claim],
 ) -> Result<Findings, TakeoverError> {
+    let places = Stream::ALL
+        .into_iter()
+        .flat_map(|stream| (0..parts.log.partitions()).map(move |p| (stream, Partition(p))));
+    let later: Vec<_> = places.filter(|(s, p)| !parts.log.is_writable(*s, *p)).collect();
     let mut findings = Findings::look_for(wanted, folder, parts.log.partitions());
     let mut erased = false;
-    catch_up(folder, parts.log.as_ref(), parts.keys.as_ref(), |entry| {
+    let (log, keys) = (parts.log.as_ref(), parts.keys.as_ref());
+    catch_up_but(&later, folder, log, keys, |entry| {
         parts.claims.learn(entry);
         if entry.record.header.kind == RecordKind::Claim
             && let Some(ours) = claims.iter_mut().find(|c| c.id == entry.record.header.commit_id)
@@ -257,6 +263,10 @@ pub(super) fn lanes(folder: &Folder, claims: &[Claim]) -> Result<Lanes, Takeover
     Ok(lanes)
 }
 
+/// How long claims of others are read for, and between two looks.
+const OWNERS: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Reads the claims under which others write, where they were folded before this node's start: who owns what is kept in
 /// memory only. What was read since then is known.
 pub(super) fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) {
@@ -265,16 +275,25 @@ pub(super) fn learn_owners(parts: &Parts, folder: &Folder, others: &[Position]) 
         let of = folder.members().iter().find(|m| m.mark.follows(stream));
         let epoch = of.and_then(|m| m.mark.progress(stream, partition).fence.epoch)?;
         let known = parts.claims.book.epoch(stream, partition) >= Some(epoch);
-        (!known).then_some(async move {
-            let read = parts.log.read(stream, partition, epoch).next().await;
-            (stream, partition, read)
-        })
+        (!known).then(|| ((stream, partition), parts.log.read(stream, partition, epoch)))
     });
-    for (stream, partition, read) in block_on(join_all(claims)) {
-        match read {
-            Some(Ok(entry)) => parts.claims.learn(&entry),
-            // Its owner is known when it claims again; meanwhile nothing can be forwarded there.
-            _ => tracing::warn!(%stream, %partition, "the owner's claim could not be read"),
+    let (mut claims, until) = (claims.collect::<Vec<_>>(), clock::monotonic() + OWNERS);
+    loop {
+        claims.retain_mut(|(_, read)| match read.next().now_or_never() {
+            Some(Some(Ok(entry))) => {
+                parts.claims.learn(&entry);
+                false
+            }
+            Some(_) | None => true,
+        });
+        if claims.is_empty() || clock::monotonic() >= until {
+            break;
         }
+        std::thread::sleep(LOOK);
+    }
+    // Retention may have cut it off, and nothing come since. The owner is known when it claims again; meanwhile nothing can be
+    // forwarded there.
+    for ((stream, partition), _) in claims {
+        tracing::warn!(%stream, %partition, "the owner's claim could not be read");
     }
 }

@@ -128,7 +128,7 @@ mod tests {
     impl KeySource for Late {
         fn key(&self, _: &TenantId, _: UserId) -> Result<KeyStatus, KeySourceError> {
             match self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) {
-                Ok(_) => Err(KeySourceError("not yet".to_owned())),
+                Ok(_) => Err(KeySourceError::Unavailable("not yet".to_owned())),
                 Err(_) => Ok(KeyStatus::Destroyed),
             }
         }

@@ -1,6 +1,7 @@
 //! The decider's thread, from tenure to tenure: what is ours may change, a take-over may fail and is tried again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc as channel;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
@@ -50,6 +51,7 @@ pub fn start(
         wake: queue.downgrade(),
         owned,
         ours,
+        waits: Arc::default(),
     };
     let tenure = office.begin(&Waiting::default())?;
     let thread = spawn("decider", move || office.hold(tenure, messages))?;
@@ -70,6 +72,8 @@ struct Office {
     owned: Owned,
     /// What shall be ours.
     ours: watch::Receiver<Owned>,
+    /// How often it was waited until what was left out can be claimed.
+    waits: Arc<AtomicU64>,
 }
 
 /// Between two attempts to take over; doubles up to the longest. Two nodes that both believe to own a partition must not
@@ -83,7 +87,7 @@ const OWN_FAULT: Duration = Duration::from_secs(30);
 /// How soon what took no claim is tried again, once it is said to be writable; doubles up to the longest, as others wait
 /// meanwhile.
 const UNCLAIMED: Duration = Duration::from_secs(1);
-const LONGEST_UNCLAIMED: Duration = Duration::from_secs(300);
+const LONGEST_UNCLAIMED: Duration = Duration::from_secs(30);
 
 /// How long the group's word may be behind the log.
 const WORD: Duration = Duration::from_secs(1);
@@ -102,12 +106,13 @@ impl Office {
     fn hold(&mut self, mut tenure: Tenure, mut messages: mpsc::Receiver<Message>) {
         let mut pause = UNCLAIMED;
         loop {
-            match tenure.left_out.as_slice() {
-                [] => pause = UNCLAIMED,
-                places => {
-                    self.wait_until_claimable(places.to_vec(), pause);
-                    pause = LONGEST_UNCLAIMED.min(pause * 2);
-                }
+            metrics::gauge!("gatelog_unclaimed_partitions").set(tenure.left_out.len() as f64);
+            if tenure.left_out.iter().all(|place| !self.is_writable(place)) {
+                pause = UNCLAIMED;
+            }
+            if !tenure.left_out.is_empty() {
+                self.wait_until_claimable(tenure.left_out.clone(), pause);
+                pause = LONGEST_UNCLAIMED.min(pause * 2);
             }
             let end = tenure.serve(&mut self.ours, &mut messages);
             let handover = tenure.end();
@@ -145,6 +150,10 @@ impl Office {
         }
     }
 
+    fn is_writable(&self, (stream, partition): &Place) -> bool {
+        self.parts.log.is_writable(*stream, *partition)
+    }
+
     /// Has a take-over begun anew when what was left out may take a claim, for as long as anybody is there to do it.
     fn wait_until_claimable(&self, places: Vec<Place>, pause: Duration) {
         tracing::error!(
@@ -153,8 +162,10 @@ impl Office {
         );
         let (wake, parts) = (self.wake.clone(), Arc::downgrade(&self.parts));
         let not_before = clock::monotonic() + pause;
+        let (waits, mine) = (self.waits.clone(), self.waits.fetch_add(1, Relaxed) + 1);
         let spawned = spawn("claims", move || {
-            loop {
+            // Until another take-over left something out, too.
+            while waits.load(Relaxed) == mine {
                 std::thread::sleep(UNCLAIMED / 10);
                 let (Some(queue), Some(parts)) = (wake.upgrade(), parts.upgrade()) else {
                     return;

@@ -206,8 +206,8 @@ impl Tenure {
             true => None,
             false => Some(Follower::start(parts, others)?),
         };
-        let tenure = Self::spawn(parts, folder, (lanes, owned), options, wake, follower)?;
-        Ok(Self { left_out, ..tenure })
+        let reading = (follower, left_out);
+        Self::spawn(parts, folder, (lanes, owned), options, wake, reading)
     }
 
     fn spawn(
@@ -216,7 +216,7 @@ impl Tenure {
         (lanes, owned): (Lanes, &Owned),
         options: &Options,
         wake: mpsc::WeakSender<Message>,
-        follower: Option<Follower>,
+        (follower, left_out): (Option<Follower>, Vec<(Stream, Partition)>),
     ) -> Result<Self, TakeoverError> {
         let of = |names: &[&str], m: &Member| names.contains(&m.projection.name());
         let (state, rest): (Vec<_>, Vec<_>) = folder.into_members().into_iter().partition(|m| of(&STATE, m));
@@ -248,7 +248,7 @@ impl Tenure {
                 settlements,
             ),
             follower,
-            left_out: Vec::new(),
+            left_out,
         })
     }
 

@@ -264,7 +264,8 @@ impl World {
         }
         let Some(sent) = sent else { return };
         let slot = &mut self.slots[slot];
-        slot.next += u64::from(self.chance.percent(self.options.gap));
+        // Not before the first: that would be a beginning which retention has cut off.
+        slot.next += u64::from(slot.next > 0 && self.chance.percent(self.options.gap));
         let position = slot.push(&sent.record);
         if self.chance.percent(self.options.duplicate) {
             slot.push(&sent.record);

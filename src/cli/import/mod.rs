@@ -21,10 +21,11 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use gatelog_events::domain::{Rejection, user};
+use gatelog_events::ids::{Partition, Stream};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use self::bookmark::Bookmark;
+use self::bookmark::{Bookmark, Store};
 use self::prepare::{Prepared, Row};
 use self::row::Problem;
 use self::source::{Batch, Source};
@@ -58,7 +59,9 @@ const FORMAT: &str = r#"A row: {"email", "password_hash"?, "email_verified"?, "c
   "plan"?, "roles"?: […], "disabled"?, "external_id"?,
   "consents"?: [{"purpose", "channel", "granted", "notice": {"id", "version", "language"}, "time"?}]}
 Hashes: Argon2, bcrypt, scrypt, PBKDF2 and other common forms; they are renewed at the next login.
-A second run goes on where the first ended and never duplicates. The node must not be running meanwhile."#;
+A second run goes on where the first ended, or near its first rejected row, and never duplicates.
+The node must not be running meanwhile.
+The log must be the embedded one; `gatelog log copy` moves it to Kafka afterwards."#;
 
 /// What became of the rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,8 +77,20 @@ impl Counts {
     }
 }
 
+/// In Kafka a node owns nothing before its group says so, and an import does not wait for that.
+fn only_embedded() -> Failure {
+    Failure::Usage(
+        "users are imported into an embedded log: import with GATELOG_LOG=embedded first, and then move it \
+         with `gatelog log copy --to kafka`"
+            .to_owned(),
+    )
+}
+
 pub fn run(args: Args) -> Result<(), Failure> {
     let mut config = args.data.load()?.config;
+    if config.kafka.is_some() {
+        return Err(only_embedded());
+    }
     // A new folder is created; an existing one keeps its partitions.
     if let Ok(existing) = args.data.existing() {
         config.partitions = existing.partitions;
@@ -83,14 +98,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut file = File::open(&args.file)
         .map_err(|e| Failure::Usage(format!("{} cannot be read: {e}", args.file.display())))?;
     let mark = bookmark::path(&config.data_dir, &args.file);
-    let begun = Bookmark::load(&mark, &mut file);
-    let rejects = Rejects::open(args.rejects.as_deref(), begun.is_some())?;
+    let rejects = Rejects::open(args.rejects.as_deref())?;
     let started = Started::open(config)?;
+    let found = futures::executor::block_on(store(&started.node))?;
+    let begun = Bookmark::load(&mark, &mut file, &found);
     let import = Import {
         mark,
         file: args.file.clone(),
         rejects,
         counts: Counts::default(),
+        settled: None,
         progress: Progress::new("rows", 0),
     };
     let (line, offset) = begun.map_or((1, 0), |b| (b.line, b.offset));
@@ -103,6 +120,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
         imported
     })?;
     tell(&counts, line - 1, args.json)
+}
+
+/// The store of a node as it is now.
+async fn store(node: &Node) -> Result<Store, Failure> {
+    let log = node.backend.embedded().ok_or_else(only_embedded)?.log_id();
+    let mut records = 0;
+    for partition in (0..node.log.partitions()).map(Partition) {
+        records += node.log.end(Stream::Identity, partition).await?;
+    }
+    Ok(Store { log, records })
 }
 
 fn tell(counts: &Counts, passed_over: u64, as_json: bool) -> Result<(), Failure> {
@@ -132,16 +159,12 @@ fn tell(counts: &Counts, passed_over: u64, as_json: bool) -> Result<(), Failure>
 struct Rejects(Box<dyn Write + Send>);
 
 impl Rejects {
-    fn open(path: Option<&Path>, go_on: bool) -> Result<Self, Failure> {
+    /// A file is begun anew: no earlier run goes past a row that it rejected, so each is told again.
+    fn open(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(Self(Box::new(std::io::stderr())));
         };
-        let file = File::options()
-            .create(true)
-            .write(true)
-            .append(go_on)
-            .truncate(!go_on)
-            .open(path)
+        let file = File::create(path)
             .map_err(|e| Failure::Usage(format!("{} cannot be written: {e}", path.display())))?;
         Ok(Self(Box::new(BufWriter::new(file))))
     }
@@ -170,6 +193,8 @@ struct Import {
     file: PathBuf,
     rejects: Rejects,
     counts: Counts,
+    /// Up to where nothing has to be looked at again: offset, and number of the line there.
+    settled: Option<(u64, u64)>,
     progress: Progress,
 }
 
@@ -182,20 +207,22 @@ impl Import {
         source: Source<R>,
     ) -> Result<Counts, Failure> {
         let prepared = read_and_prepare(&node, source);
-        let mut settled = submit(node, prepared);
+        let mut settled = submit(node.clone(), prepared);
         let mut batches = 0u64;
-        let mut last = None;
         while let Some(batch) = settled.recv().await {
             let batch = batch.await.map_err(|_| ended_early())??;
             let line = batch.rows.last().map_or(0, |(line, _)| line + 1);
             self.count(&batch)?;
-            last = Some((batch.end, line));
+            // What was rejected is looked at again when its cause was mended, with all that follows.
+            if self.counts.rejected == 0 {
+                self.settled = Some((batch.end, line));
+            }
             batches += 1;
             if batches.is_multiple_of(BOOKMARK_EVERY) {
-                self.bookmark(last)?;
+                self.bookmark(&node).await?;
             }
         }
-        self.bookmark(last)?;
+        self.bookmark(&node).await?;
         self.progress.finish();
         Ok(self.counts)
     }
@@ -216,11 +243,12 @@ impl Import {
         Ok(())
     }
 
-    /// Everything up to here is settled and told.
-    fn bookmark(&mut self, at: Option<(u64, u64)>) -> Result<(), Failure> {
+    /// Keeps how far all is settled, and tells what was rejected so far.
+    async fn bookmark(&mut self, node: &Node) -> Result<(), Failure> {
         self.rejects.0.flush()?;
-        if let Some((offset, line)) = at {
-            Bookmark::new(&mut File::open(&self.file)?, offset, line)?.save(&self.mark)?;
+        if let Some((offset, line)) = self.settled {
+            let store = store(node).await?;
+            Bookmark::new(&mut File::open(&self.file)?, offset, line, store)?.save(&self.mark)?;
         }
         Ok(())
     }

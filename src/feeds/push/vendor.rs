@@ -116,7 +116,7 @@ impl Vendor {
             Verdict::Delivered => Outcome::Taken(None),
             Verdict::Rejected { reason } => Outcome::Rejected { reason },
             Verdict::Retry { after } => match &ended {
-                Some(Ended::Outdated) => Outcome::Unsaid,
+                Some(Ended::Outdated) if after.is_none() => Outcome::Unsaid,
                 Some(Ended::Failed {
                     status,
                     reason,
@@ -126,7 +126,7 @@ impl Vendor {
                     reason: reason.clone(),
                     retry_after: (*retry_after).max(after),
                 },
-                None => Outcome::Failed {
+                Some(Ended::Outdated) | None => Outcome::Failed {
                     status: None,
                     reason: "the vendor asks to try it again".to_owned(),
                     retry_after: after,

@@ -150,7 +150,7 @@ pub struct Appender {
     /// Per slot, tells readers the end. Dropped when the log ends, by whatever way.
     pub ends: Vec<watch::Sender<Offset>>,
     pub tail: Tail,
-    /// Whether the segment was sealed, or nearly. What fits into it all the same must not follow, as the next may be there.
+    /// A roll was begun and has not succeeded: nothing may be appended before it has, as the next segment may be there.
     pub rolling: bool,
     /// Held as long as the log is open.
     pub lock: File,
@@ -325,6 +325,10 @@ impl Appender {
     }
 
     fn mark_clean(&self) -> Result<(), LogError> {
+        // The next segment may be there, and what is marked would not be the end: the next start looks.
+        if self.rolling {
+            return Ok(());
+        }
         let dir = &self.shared.dir;
         failpoint::hit("log.before_clean");
         Marker {

@@ -45,6 +45,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{self, BoxFuture, FutureExt};
@@ -68,6 +69,7 @@ use self::places::{Place, Topic, Topics};
 use self::producer::{Outgoing, Producer};
 use self::query::Query;
 use super::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
+use crate::clock;
 use crate::ids::{Offset, Partition, Position, Stream};
 
 /// The log in a Kafka cluster. Dropping it closes it, without waiting for that.
@@ -121,7 +123,7 @@ impl KafkaLog {
     ) -> Result<Arc<Self>, LogError> {
         let producer = Producer::start(&config, topics.clone(), monitor.clone())?;
         let lanes = Lanes::start(config.clone(), query.clone(), topics.clone(), monitor.clone())?;
-        let probe = start_probe(&config, &query)?;
+        let probe = start_probe(&config, &query, (&topics, &monitor))?;
         Ok(Arc::new(Self {
             source: Source {
                 config,
@@ -217,15 +219,28 @@ impl Drop for KafkaLog {
     }
 }
 
+/// How often it is read anew, while partitions take no writes, how many copies must be in sync.
+const COPIES: Duration = Duration::from_secs(10);
+
 /// The thread that asks for signs of life, until its sender is dropped.
-fn start_probe(config: &KafkaConfig, query: &Arc<Query>) -> Result<mpsc::Sender<()>, LogError> {
+fn start_probe(
+    config: &KafkaConfig,
+    query: &Arc<Query>,
+    (topics, monitor): (&Arc<Topics>, &Arc<Monitor>),
+) -> Result<mpsc::Sender<()>, LogError> {
     let (stop, stopped) = mpsc::channel::<()>();
-    let (query, interval) = (query.clone(), config.probe_interval);
+    let (query, interval, config) = (query.clone(), config.probe_interval, config.clone());
+    let (topics, monitor) = (topics.clone(), monitor.clone());
     thread::Builder::new()
         .name("kafka-probe".into())
         .spawn(move || {
+            let mut read = clock::monotonic();
             while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
                 query.probe(interval);
+                if monitor.health().unwritable_partitions > 0 && read.elapsed() >= COPIES {
+                    topics::read_copies(&config, &topics, &monitor);
+                    read = clock::monotonic();
+                }
             }
         })
         .map_err(|e| LogError::Io {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::executor::block_on;
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -268,6 +269,25 @@ async fn create(
             kind(code),
             format!("it cannot be created: {code}"),
         )),
+    }
+}
+
+/// Reads again how many copies must be in sync: where brokers stay away for long, operators demand fewer. Blocks.
+pub(super) fn read_copies(config: &KafkaConfig, topics: &Topics, monitor: &Arc<Monitor>) {
+    let context = Context::new(monitor, "admin");
+    let Ok(admin) = config.client("admin").create_with_context(context) else {
+        return;
+    };
+    let admin: AdminClient<Context> = admin;
+    for topic in Topic::ALL {
+        let topic_name = [&ResourceSpecifier::Topic(topics.name(topic))];
+        let answer = block_on(admin.describe_configs(topic_name, &options(config.request_timeout)));
+        let found = answer.ok().and_then(|found| found.into_iter().next()?.ok());
+        let copies = found.as_ref().and_then(|found| found.get("min.insync.replicas"));
+        // What cannot be read now stays as it was.
+        if let Some(copies) = copies.and_then(|entry| entry.value.as_deref()?.parse().ok()) {
+            topics.set_min_insync(topic, copies);
+        }
     }
 }
 
