@@ -312,6 +312,7 @@ impl Started {
             () = self.transmit_signals() => closed,
             () = self.compact_after_erasures() => closed,
             () = upkeep::destroy_at_last(self.parts.clone()) => closed,
+            () = upkeep::reload_signing_keys(self.node.tokens.keys()) => closed,
             wrong = upkeep::meet_oneself(self.advertised.as_ref()) => wrong,
             refused = upkeep::may_join(self.membership.as_deref()) => refused.into(),
             refused = upkeep::may_write(self.taken.clone()) => refused.into(),

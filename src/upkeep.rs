@@ -11,6 +11,7 @@ use gatelog_events::log::kafka::{KafkaLog, Membership};
 use gatelog_events::log::{AppendError, LogError};
 use tokio::sync::watch;
 
+use crate::auth::keys::KeyRing;
 use crate::cluster::auth::TOLERANCE;
 use crate::cluster::{Forwarder, Greeting, NodeAddress};
 use crate::node::{Node, NodeError};
@@ -182,6 +183,19 @@ pub async fn let_erased_keys_leave(
                 // It is tried again.
                 Err(e) => tracing::debug!(%partition, error = %e, "Kafka cannot compact what was erased yet"),
             }
+        }
+    }
+}
+
+/// How often it is looked whether there is a new key to sign tokens with, and whether one was taken away.
+const SIGNING: Duration = Duration::from_secs(60);
+
+/// Reads the keys that sign tokens again and again: they are published well before they sign. Never ends.
+pub async fn reload_signing_keys(keys: &KeyRing) {
+    loop {
+        tokio::time::sleep(SIGNING).await;
+        if let Err(e) = keys.reload() {
+            tracing::error!(error = %e, "the keys that sign tokens cannot be read; those known before go on");
         }
     }
 }

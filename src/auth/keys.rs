@@ -1,8 +1,8 @@
-//! Signing keys: a folder of private files, the newest of which signs, and all of which are published.
+//! Signing keys: a folder of private files, one of which signs, and all of which are published.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
@@ -12,8 +12,8 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use gatelog_events::clock::Timestamp;
-use parking_lot::RwLock;
+use gatelog_events::clock::{self, Timestamp};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -51,6 +51,9 @@ pub enum KeyError {
     Malformed(PathBuf),
     #[error("a signing key could not be made")]
     Generation,
+    /// A folder that is away for a moment must not end all tokens.
+    #[error("{place} holds no signing key any more", place = .0.display())]
+    Gone(PathBuf),
 }
 
 /// A key file's content.
@@ -175,31 +178,48 @@ fn thumbprint(members: &serde_json::Value) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
 }
 
+/// How long after it was made a key signs, where there is another: by then all nodes have read it, and whoever had asked one of
+/// them for its key set just before has asked again.
+pub const PUBLISHED: Duration = Duration::from_secs(420);
+
+/// Between two looks into the folder for the key of a token that none here has signed.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The keys in use, newest first, and the folder that holds them.
 pub struct KeyRing {
     folder: PathBuf,
     algorithm: SigningAlgorithm,
     keys: RwLock<Arc<[Arc<SigningKey>]>>,
+    /// When the folder was read last.
+    looked: Mutex<Instant>,
 }
 
 impl KeyRing {
     /// Reads all keys of the folder, and makes one of `algorithm` if there is none of it.
     pub fn open(folder: &Path, algorithm: SigningAlgorithm, now: Timestamp) -> Result<Self, KeyError> {
         private_file::create_folder(folder)?;
-        let ring = Self {
-            folder: folder.to_owned(),
-            algorithm,
-            keys: RwLock::new(Arc::new([])),
-        };
-        ring.reload()?;
-        if ring.newest().is_none() {
+        let ring = Self::read(folder, algorithm)?;
+        if !ring.has_own() {
             ring.rotate(now)?;
         }
         Ok(ring)
     }
 
-    /// Reads the folder again, such as after another node has rotated.
+    /// Reads all keys of the folder.
+    pub fn read(folder: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
+        let ring = Self {
+            folder: folder.to_owned(),
+            algorithm,
+            keys: RwLock::new(Arc::new([])),
+            looked: Mutex::new(clock::monotonic()),
+        };
+        ring.reload()?;
+        Ok(ring)
+    }
+
+    /// Reads the folder again, such as after `gatelog keys rotate-signing`, or after another node has made the first key.
     pub fn reload(&self) -> Result<(), KeyError> {
+        *self.looked.lock() = clock::monotonic();
         let mut keys = Vec::new();
         for path in private_file::list(&self.folder)? {
             if path.extension().is_some_and(|e| e == "key") {
@@ -207,11 +227,15 @@ impl KeyRing {
             }
         }
         keys.sort_by(|a, b| (b.created, &b.kid).cmp(&(a.created, &a.kid)));
-        *self.keys.write() = keys.into();
+        let mut known = self.keys.write();
+        if keys.is_empty() && !known.is_empty() {
+            return Err(KeyError::Gone(self.folder.clone()));
+        }
+        *known = keys.into();
         Ok(())
     }
 
-    /// Makes a new key, which signs from now on. Older ones stay published, so what they signed stays valid.
+    /// Makes a new key, which signs once it was [`PUBLISHED`]. Older ones stay published, so what they signed stays valid.
     pub fn rotate(&self, now: Timestamp) -> Result<Arc<SigningKey>, KeyError> {
         let pkcs8 = SigningKey::generate(self.algorithm)?;
         let key = SigningKey::from_pkcs8(&pkcs8, self.algorithm, now).ok_or(KeyError::Generation)?;
@@ -231,31 +255,35 @@ impl KeyRing {
         Ok(key)
     }
 
-    /// Removes keys that were replaced at least `keep` ago; `keep` must be longer than any token lives.
-    pub fn prune(&self, now: Timestamp, keep: Duration) -> Result<(), KeyError> {
-        let mut keys = self.keys.write();
-        let mut kept: Vec<Arc<SigningKey>> = Vec::new();
-        for key in keys.iter() {
-            let signs = !kept.iter().any(|k| k.algorithm == self.algorithm);
-            let replaced = kept.last().map(|k| k.created);
-            if signs || replaced.is_none_or(|at| now.since(at) < keep) {
-                kept.push(Arc::clone(key));
-            } else {
-                private_file::remove(&self.path_of(key))?;
-            }
-        }
-        *keys = kept.into();
-        Ok(())
+    /// Whether there is a key of the configured algorithm.
+    pub fn has_own(&self) -> bool {
+        self.find(|k| k.algorithm == self.algorithm).is_some()
     }
 
-    /// The key that signs: the newest of the configured algorithm.
-    pub fn newest(&self) -> Option<Arc<SigningKey>> {
-        self.find(|k| k.algorithm == self.algorithm)
+    /// The key that signs: the newest of the configured algorithm that was published for long enough; until one was, the newest
+    /// of another algorithm, or else the oldest of all, which others know best.
+    pub fn signs(&self, now: Timestamp) -> Option<Arc<SigningKey>> {
+        self.find(|k| self.may_sign(k, now))
+            .or_else(|| self.find(|k| is_published(k, now)))
+            .or_else(|| self.keys.read().last().cloned())
     }
 
-    /// The key whose tokens have exactly this encoded JOSE header.
+    fn may_sign(&self, key: &SigningKey, now: Timestamp) -> bool {
+        key.algorithm == self.algorithm && is_published(key, now)
+    }
+
+    /// The key whose tokens have exactly this encoded JOSE header. One that another node made is looked for in the folder.
     pub(super) fn by_header(&self, header: &str) -> Option<Arc<SigningKey>> {
-        self.find(|k| k.header == header)
+        let is_it = |k: &SigningKey| k.header == header;
+        self.find(is_it).or_else(|| {
+            if self.looked.lock().elapsed() < LOOK {
+                return None;
+            }
+            if let Err(e) = self.reload() {
+                tracing::error!(error = %e, "the keys that sign tokens cannot be read again");
+            }
+            self.find(is_it)
+        })
     }
 
     /// All public keys as a JWK set (RFC 7517), newest first.
@@ -271,6 +299,10 @@ impl KeyRing {
     fn path_of(&self, key: &SigningKey) -> PathBuf {
         self.folder.join(format!("{}.key", key.kid))
     }
+}
+
+fn is_published(key: &SigningKey, now: Timestamp) -> bool {
+    now.since(key.created) >= PUBLISHED
 }
 
 fn read_key(path: &Path) -> Result<SigningKey, KeyError> {
@@ -303,28 +335,37 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_kept_rotated_and_pruned() {
+    fn keys_are_kept_rotated_and_taken_away() {
         for algorithm in [SigningAlgorithm::EdDsa, SigningAlgorithm::Es256] {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path().join("keys");
             let ring = KeyRing::open(&folder, algorithm, T0).unwrap();
-            let first = ring.newest().unwrap();
+            let first = ring.signs(T0).unwrap();
             let again = KeyRing::open(&folder, algorithm, T0.plus(HOUR)).unwrap();
-            assert_eq!(again.newest().unwrap().kid(), first.kid());
+            assert_eq!(again.signs(T0.plus(HOUR)).unwrap().kid(), first.kid());
             let second = ring.rotate(T0.plus(HOUR)).unwrap();
-            assert_eq!(ring.newest().unwrap().kid(), second.kid());
             again.reload().unwrap();
-            assert_eq!(again.newest().unwrap().kid(), second.kid());
+            for ring in [&ring, &again] {
+                let early = ring.signs(T0.plus(HOUR)).unwrap();
+                assert_eq!(early.kid(), first.kid(), "nobody has heard of the new one");
+                let late = ring.signs(T0.plus(HOUR + PUBLISHED)).unwrap();
+                assert_eq!(late.kid(), second.kid());
+            }
             assert_eq!(again.jwks(), ring.jwks());
             assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
             for key in ring.jwks()["keys"].as_array().unwrap() {
                 assert!(key.get("d").is_none(), "no private part is published");
             }
-            ring.prune(T0.plus(HOUR), HOUR).unwrap();
-            assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
-            ring.prune(T0.plus(HOUR * 2), HOUR).unwrap();
+            fs::remove_file(ring.path_of(&first)).unwrap();
+            ring.reload().unwrap();
             assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 1);
-            assert_eq!(KeyRing::open(&folder, algorithm, T0).unwrap().jwks(), ring.jwks());
+            assert_eq!(ring.signs(T0.plus(HOUR)).unwrap().kid(), second.kid());
+            fs::remove_file(ring.path_of(&second)).unwrap();
+            assert!(
+                matches!(ring.reload(), Err(KeyError::Gone(_))),
+                "a folder that is away"
+            );
+            assert_eq!(ring.signs(T0.plus(HOUR)).unwrap().kid(), second.kid());
         }
     }
 
@@ -333,17 +374,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0).unwrap();
         let ring = KeyRing::open(dir.path(), SigningAlgorithm::Es256, T0.plus(HOUR)).unwrap();
-        assert_eq!(ring.newest().unwrap().algorithm, SigningAlgorithm::Es256);
+        let signs = |hours| ring.signs(T0.plus(HOUR * hours)).unwrap().algorithm;
+        assert_eq!(signs(1), SigningAlgorithm::EdDsa, "the other is not known yet");
+        assert_eq!(signs(2), SigningAlgorithm::Es256);
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
-        ring.prune(T0.plus(HOUR * 9), HOUR).unwrap();
-        assert_eq!(ring.newest().unwrap().algorithm, SigningAlgorithm::Es256);
+    }
+
+    #[test]
+    fn nodes_that_made_a_first_key_each_sign_with_the_same_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0).unwrap();
+        let other = KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0).unwrap();
+        other.rotate(T0.plus(Duration::from_millis(3))).unwrap();
+        one.reload().unwrap();
+        let by = |ring: &KeyRing| ring.signs(T0.plus(LOOK)).unwrap().kid().to_owned();
+        assert_eq!(by(&one), by(&other));
     }
 
     #[test]
     fn exposed_or_altered_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let ring = KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0).unwrap();
-        let path = ring.path_of(&ring.newest().unwrap());
+        let path = ring.path_of(&ring.signs(T0).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let open = || KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0);

@@ -88,8 +88,3 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, PrivateFileError> {
     };
     entries.map(|e| Ok(e.map_err(at(folder))?.path())).collect()
 }
-
-/// Removes a file.
-pub fn remove(path: &Path) -> Result<(), PrivateFileError> {
-    fs::remove_file(path).map_err(at(path))
-}

@@ -104,7 +104,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens signed by the newest of `keys`.
+    /// Tokens signed by one of `keys`.
     pub fn new(config: TokenConfig, keys: Arc<KeyRing>) -> Self {
         // Time-to-live frees memory; whether a token is still valid is asked anew each time.
         let verified = Cache::builder()
@@ -116,6 +116,11 @@ impl Tokens {
             keys,
             verified,
         }
+    }
+
+    /// The keys that sign them.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
     }
 
     /// Signs a token for `grant`. Fails only where no key or no randomness is to be had.
@@ -135,7 +140,7 @@ impl Tokens {
             roles: grant.roles.clone(),
             entitlements: grant.entitlements.clone(),
         };
-        let key = self.keys.newest().ok_or(TokenError::Signing)?;
+        let key = self.keys.signs(now).ok_or(TokenError::Signing)?;
         let payload = serde_json::to_vec(&claims).map_err(|_| TokenError::Signing)?;
         let mut token = String::with_capacity(key.header().len() + payload.len() * 4 / 3 + 100);
         token.push_str(key.header());

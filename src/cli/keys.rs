@@ -1,4 +1,4 @@
-//! `gatelog keys status`: whether Kafka has let go of the keys of erased persons.
+//! `gatelog keys`: whether Kafka has let go of the keys of erased persons, and new keys that sign tokens.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,17 +10,54 @@ use gatelog_projections::erasures::{Erasures, erasures};
 use serde_json::{Value, json};
 
 use super::{Failure, data, print_json};
+use crate::auth::keys::{KeyRing, PUBLISHED};
 use crate::backend::Backend;
-use crate::node::Folders;
+use crate::node::{Folders, NodeError};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Say how many keys of erased persons Kafka's disks may still hold, by partition and since when; a node may run meanwhile
     Status(data::Printed),
+    /// Make a new key that signs access tokens. Nodes publish it within a minute and sign with it 7 minutes after it was made;
+    /// what older keys signed stays good until their files are removed
+    RotateSigning(data::Printed),
 }
 
 pub fn run(command: Command) -> Result<(), Failure> {
-    let Command::Status(args) = command;
+    match command {
+        Command::Status(args) => status(&args),
+        Command::RotateSigning(args) => rotate_signing(&args),
+    }
+}
+
+fn rotate_signing(args: &data::Printed) -> Result<(), Failure> {
+    let config = args.data.load()?.config;
+    let folder = Folders::under(&config.data_dir).secrets.join("signing");
+    if !folder.exists() {
+        return Err(Failure::Usage(format!(
+            "there is no {}; start a node once, or name its data folder with --data-dir",
+            folder.display()
+        )));
+    }
+    let now = clock::now();
+    let ring = KeyRing::read(&folder, config.signing_algorithm).map_err(NodeError::from)?;
+    if !ring.has_own() {
+        return Err(Failure::Usage(format!(
+            "there is no key for {} in {}; set GATELOG_SIGNING_ALGORITHM as the nodes have it",
+            config.signing_algorithm.name(),
+            folder.display()
+        )));
+    }
+    let new = ring.rotate(now).map_err(NodeError::from)?;
+    let from = now.plus(PUBLISHED);
+    if args.json {
+        return print_json(&json!({"kid": new.kid(), "signs_from": from.to_string()}));
+    }
+    let mut out = std::io::stdout().lock();
+    Ok(writeln!(out, "key {} signs from {from} on", new.kid())?)
+}
+
+fn status(args: &data::Printed) -> Result<(), Failure> {
     let config = args.data.load()?.config;
     let Some(kafka) = &config.kafka else {
         return Err(Failure::Usage(

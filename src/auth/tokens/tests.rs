@@ -1,5 +1,5 @@
 use super::*;
-use crate::auth::keys::SigningAlgorithm;
+use crate::auth::keys::{PUBLISHED, SigningAlgorithm};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ fn grant() -> Grant {
 
 /// Signs any claims under a key of the ring, as a thief of the format but not of the key could not.
 fn sign(f: &Fixture, payload: &str) -> String {
-    let key = f.keys.newest().unwrap();
+    let key = f.keys.signs(NOW).unwrap();
     let signed = format!("{}.{}", key.header(), URL_SAFE_NO_PAD.encode(payload));
     let signature = key.sign(signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -129,18 +129,21 @@ fn validity_ends_with_exp_even_if_cached() {
 }
 
 #[test]
-fn rotation_keeps_old_tokens_and_pruning_ends_them() {
+fn rotation_keeps_old_tokens_and_taking_the_key_away_ends_them() {
     let f = fixture(SigningAlgorithm::EdDsa);
     let old = f.tokens.issue(&grant(), NOW).unwrap();
     f.tokens.verify(&old, NOW).unwrap();
-    f.keys.rotate(NOW.plus(LIFETIME / 10)).unwrap();
-    let new = f.tokens.issue(&grant(), NOW).unwrap();
+    f.keys.rotate(NOW).unwrap();
+    let later = NOW.plus(PUBLISHED);
+    let new = f.tokens.issue(&grant(), later).unwrap();
     assert_ne!(old.split('.').next(), new.split('.').next());
-    f.tokens.verify(&old, NOW).unwrap();
-    f.tokens.verify(&new, NOW).unwrap();
-    f.keys.prune(NOW.plus(LIFETIME), Duration::ZERO).unwrap();
-    assert_eq!(f.tokens.verify(&old, NOW), Err(TokenError::Malformed));
-    f.tokens.verify(&new, NOW).unwrap();
+    f.tokens.verify(&old, later).unwrap();
+    f.tokens.verify(&new, later).unwrap();
+    let first = f.keys.signs(NOW).unwrap();
+    std::fs::remove_file(f._dir.path().join(format!("{}.key", first.kid()))).unwrap();
+    f.keys.reload().unwrap();
+    assert_eq!(f.tokens.verify(&old, later), Err(TokenError::Malformed));
+    f.tokens.verify(&new, later).unwrap();
 }
 
 /// "JWT alg none / HS256 with public key / kid path or URL / embedded jwk, jku, x5u / crit".
@@ -171,7 +174,7 @@ fn forged_headers_are_refused() {
         json!({"typ": "at+jwt", "alg": "EdDSA", "kid": kid, "crit": ["exp"]}),
         json!({"typ": "at+jwt", "alg": "EdDSA", "kid": kid, "b64": false}),
     ];
-    let key = f.keys.newest().unwrap();
+    let key = f.keys.signs(NOW).unwrap();
     for header in headers {
         let signed = format!("{}.{payload_part}", URL_SAFE_NO_PAD.encode(header.to_string()));
         // Even a genuine signature does not help.
@@ -277,7 +280,7 @@ fn keys_of_another_installation_do_not_count() {
     assert_eq!(ours.tokens.verify(&token, NOW), Err(TokenError::Malformed));
     let spliced = format!(
         "{}.{}",
-        ours.keys.newest().unwrap().header(),
+        ours.keys.signs(NOW).unwrap().header(),
         token.split_once('.').unwrap().1
     );
     assert_eq!(ours.tokens.verify(&spliced, NOW), Err(TokenError::Signature));
