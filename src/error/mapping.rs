@@ -153,9 +153,10 @@ impl From<session::Rejection> for Problem {
                 "Check the id; GET /v1/users/{id}/sessions lists them.",
             ),
             session::Rejection::Ended => Problem::new(Kind::SessionEnded, "Log in again."),
-            // Neither may be told from a wrong password.
-            session::Rejection::NotAllowed | session::Rejection::CredentialChanged => invalid_credentials(),
-            session::Rejection::Locked(until) => too_many_attempts(until.since(gatelog_events::clock::now())),
+            // None may be told from a wrong password; of a lock, who guesses would learn that there is an account.
+            session::Rejection::NotAllowed
+            | session::Rejection::CredentialChanged
+            | session::Rejection::Locked(_) => invalid_credentials(),
         }
     }
 }

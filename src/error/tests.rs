@@ -79,8 +79,8 @@ fn table() -> Vec<(Problem, u16, &'static str)> {
         ),
         (
             session::Rejection::Locked(Timestamp::EPOCH).into(),
-            429,
-            "too-many-attempts",
+            401,
+            "invalid-credentials",
         ),
         (
             tenant::Rejection::NoticeChanged {

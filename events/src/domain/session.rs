@@ -65,6 +65,7 @@ pub enum FailureReason {
     /// No account has the identifier. Such an event has no subject.
     UnknownIdentifier,
     NoPassword,
+    /// The account could not be logged in to then: it was disabled, or locked, and the password was right.
     Disabled,
 }
 
@@ -462,7 +463,8 @@ fn failure(
     ];
     let failures = activity.failures.saturating_add(1);
     let lock = policy.lock_for(failures);
-    if standing.exists && !lock.is_zero() {
+    // A lock is made no longer by who tries meanwhile, or they could keep the owner out for ever.
+    if standing.exists && !lock.is_zero() && !activity.is_locked(now) {
         let until = now.plus(lock);
         events.push(SessionEvent::Locked(Locked { until, failures }).into());
     }

@@ -123,8 +123,9 @@ impl Opened {
 
 /// Logs a user in by password.
 ///
-/// Unknown identifiers, wrong passwords and disabled accounts are answered alike and take the same time: with 401, or with
-/// 503 where this node has not read all that other nodes wrote. While the log cannot be reached the answer is 503 or, if the
+/// Unknown identifiers, wrong passwords, and accounts that are disabled or locked are answered alike and take the same time:
+/// with 401, or with 503 where this node has not read all that other nodes wrote. Who tries too often is told by 429 when to
+/// try again, whether or not there is such an account. While the log cannot be reached the answer is 503 or, if the
 /// operator has chosen so, a session that is recorded later.
 #[utoipa::path(
     post, path = "/v1/logins", tag = "sessions", request_body = Login,
@@ -147,7 +148,7 @@ pub async fn login(
         e
     };
     spooled::unless_spooled(&app, reachable(&app)).map_err(forgive)?;
-    let mut row = find(&app, digest)?;
+    let mut row = app.node.views.login(app.tenant(), digest)?;
     // Another node may have registered the address, or changed the password, a moment ago. The log is asked for every
     // login, and none goes on if it does not answer. Were it asked only where that can change the answer, then whenever it
     // is slower than a hash, or away, time or status would tell known addresses and right passwords from others.
@@ -156,11 +157,11 @@ pub async fn login(
     let is_behind = spooled::unless_spooled(&app, asked).map_err(forgive)? == Some(false);
     let mut verified = verified.map_err(forgive)?;
     if app.node.views.login(app.tenant(), digest)? != row {
-        row = find(&app, digest)?;
+        row = app.node.views.login(app.tenant(), digest)?;
         verified = given.verify(&app, row.as_ref()).await.map_err(forgive)?;
     }
     match row {
-        Some(row) if verified.ok && row.status == Status::Active => {
+        Some(row) if verified.ok && row.status == Status::Active && !is_locked(&app, row.user)? => {
             let opened = match succeed(&app, &ask, &row, &raw).await {
                 Ok(opened) => opened,
                 // The owner knows better. That the password was right once is told to nobody.
@@ -201,7 +202,7 @@ async fn knows_all(app: &App, digest: Digest, address: Shard) -> Result<bool, Wr
 }
 
 fn is_refusal(problem: &Problem) -> bool {
-    matches!(problem.kind(), Kind::InvalidCredentials | Kind::TooManyAttempts)
+    matches!(problem.kind(), Kind::InvalidCredentials)
 }
 
 /// Who registered elsewhere a moment ago is nobody yet, and a password that was changed is wrong. The attempt stays counted
@@ -212,32 +213,17 @@ fn cannot_tell(app: &App, ask: &Ask) -> Problem {
     behind().into()
 }
 
-/// Who has the address, unless they are locked.
-fn find(app: &App, digest: Digest) -> Result<Option<LoginRow>, Problem> {
-    let row = app.node.views.login(app.tenant(), digest)?;
-    if let Some(row) = &row {
-        refuse_locked(app, row.user, digest)?;
-    }
-    Ok(row)
-}
-
 fn admit(app: &App, ask: &Ask, digest: Digest) -> Result<(), Problem> {
     let now = clock::now();
     app.node.network_limits.check(ask.network(), now)?;
     Ok(app.node.account_limits.admit(Key::Identifier(digest.0), now)?)
 }
 
-/// The lock that the log keeps; it outlives a restart, unlike the throttle in memory.
-fn refuse_locked(app: &App, user: UserId, digest: Digest) -> Result<(), Problem> {
-    let now = clock::now();
+/// The lock that the log keeps; it outlives a restart, unlike the throttle in memory. Nothing of it shows: unlike the
+/// throttle, it is there for known accounts only.
+fn is_locked(app: &App, user: UserId) -> Result<bool, Problem> {
     let activity = app.node.views.activity(app.tenant(), user)?;
-    match activity.locked_until {
-        Some(until) if now < until => {
-            app.node.account_limits.forgive(Key::Identifier(digest.0), now);
-            Err(session::Rejection::Locked(until).into())
-        }
-        _ => Ok(()),
-    }
+    Ok(activity.is_locked(clock::now()))
 }
 
 async fn succeed(app: &App, ask: &Ask, row: &LoginRow, raw: &[u8]) -> Result<Opened, Problem> {
