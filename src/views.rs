@@ -25,6 +25,7 @@ use gatelog_projections::{
 };
 use parking_lot::RwLock;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 /// All read models of this node, for those who ask.
 pub struct Views {
@@ -222,9 +223,14 @@ impl Views {
         sessions::forget(&self.activities, &self.sessions, tenant, user);
     }
 
-    /// All sessions of a user, oldest first.
-    pub fn sessions(&self, tenant: &TenantId, user: UserId) -> Result<Vec<Session>, StoreError> {
-        self.with(sessions::NAME, |v| sessions::list(v, tenant, user))
+    pub fn sessions(
+        &self,
+        tenant: &TenantId,
+        user: UserId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<Session>, StoreError> {
+        self.with(sessions::NAME, |v| sessions::page(v, tenant, user, after, limit))
     }
 
     pub fn consents(
@@ -338,6 +344,27 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<(bytes::Bytes, Partition, webhooks::Dead)>, StoreError> {
         self.with(webhooks::NAME, |v| webhooks::dead_letters(v, hook, after, limit))
+    }
+
+    /// In which of so many partitions a dead letter is.
+    pub fn dead_letter_partition(
+        &self,
+        hook: webhooks::Hook<'_>,
+        partitions: u16,
+        record: Uuid,
+    ) -> Result<Option<Partition>, StoreError> {
+        self.with(webhooks::NAME, |v| {
+            webhooks::partition_of(v, hook, partitions, record)
+        })
+    }
+
+    /// Dead letters that nobody has asked to be sent again, the most urgent first.
+    pub fn waiting_dead_letters(
+        &self,
+        hook: webhooks::Hook<'_>,
+        limit: usize,
+    ) -> Result<Vec<(Partition, Uuid)>, StoreError> {
+        self.with(webhooks::NAME, |v| webhooks::waiting(v, hook, limit))
     }
 
     /// Dead letters of a partition that are to be sent again.

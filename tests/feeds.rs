@@ -4,6 +4,7 @@
 mod support;
 
 mod feeds {
+    mod beginnings;
     mod connectors;
     pub mod consumer;
     mod dead_letters;

@@ -295,7 +295,7 @@ async fn nothing_is_folded_without_its_key_and_what_follows_once_the_key_can_be_
 
     let scratch = tempfile::tempdir().unwrap();
     let (store, mut folder) = fresh(scratch.path(), &data);
-    let failed = catch_up(&mut folder, data.log.as_ref(), &Unreadable, |_| {});
+    let failed = catch_up(&mut folder, data.log.as_ref(), &Unreadable, |_, _| {});
     let Err(CatchUpError::Key { position, .. }) = failed else {
         panic!("{failed:?}");
     };
@@ -303,7 +303,7 @@ async fn nothing_is_folded_without_its_key_and_what_follows_once_the_key_can_be_
     drop((store, folder));
     // As whoever takes over again: from what is written.
     let (store, mut folder) = fresh(scratch.path(), &data);
-    catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {}).unwrap();
+    catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_, _| {}).unwrap();
     let found = differences(&rows(&store, &folder), &fold(&data, &entries, usize::MAX));
     assert_eq!(found, Vec::<String>::new());
 }

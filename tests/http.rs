@@ -211,6 +211,17 @@ async fn sessions_end_when_they_should() {
         (&json!(true), &json!(true))
     );
     assert_eq!(listed[1]["end_reason"], "refresh_token_reused");
+    let (mut paged, mut query) = (Vec::new(), "limit=1".to_owned());
+    loop {
+        let path = format!("/v1/users/{id}/sessions?{query}");
+        let page = server.get(&path).auth(token).send().await.expect(200);
+        paged.extend(page.body["sessions"].as_array().unwrap().clone());
+        let Some(next) = page.body["next"].as_str() else {
+            break;
+        };
+        query = format!("limit=1&after={next}");
+    }
+    assert_eq!(&paged, listed);
     server
         .delete(&format!("/v1/sessions/{session}"))
         .admin()

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use support::server::{BOOTSTRAP, PASSWORD, Server, notice};
 
@@ -326,5 +327,83 @@ async fn an_operator_lifts_a_lock() {
     server.delete(&path).send().await.expect(401);
     server.delete(&path).admin().send().await.expect(200);
     server.login("ada@example.com", PASSWORD).await.expect(200);
+    server.stop().await;
+}
+
+/// Each operation of the OpenAPI document: its method, its path with `filled` for each parameter, and what is said of it.
+async fn operations(server: &Server, filled: &str) -> Vec<(Method, String, Value)> {
+    let document = server.get("/openapi.json").send().await.expect(200).body;
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let parts = path.split('/');
+        let parts = parts.map(|part| if part.starts_with('{') { filled } else { part });
+        let path = parts.collect::<Vec<_>>().join("/");
+        for (method, operation) in item.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            found.push((method, path.clone(), operation.clone()));
+        }
+    }
+    found
+}
+
+/// A header that is not valid is refused wherever it is taken, before anything is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_names_the_headers_that_are_taken() {
+    // These refuse a key that is not valid, and have no use for one that is.
+    const NEED_NO_KEY: [&str; 3] = ["/v1/unsubscribe/", "/v1/preferences/", "/dead-letters/redrive"];
+    let server = Server::start().await;
+    let id = server.register("ada@example.com").await;
+    let mut taken = Vec::new();
+    for (method, path, operation) in operations(&server, &id).await {
+        for header in ["Gatelog-Min-Position", "Idempotency-Key"] {
+            let call = server.call(method.clone(), &path).admin();
+            let answer = call.with(header, "not valid").send().await;
+            let is_refused = answer.status == 400 && answer.body["errors"][0]["field"] == header;
+            let mut parameters = operation["parameters"].as_array().into_iter().flatten();
+            let is_named = parameters.any(|p| p["name"] == header);
+            let needs_none =
+                header == "Idempotency-Key" && NEED_NO_KEY.iter().any(|part| path.contains(part));
+            assert_eq!(
+                is_refused,
+                is_named || needs_none && method == Method::POST,
+                "{method} {path} {header}: {}",
+                answer.body
+            );
+            taken.extend(is_named.then_some(header));
+        }
+    }
+    for header in ["Gatelog-Min-Position", "Idempotency-Key"] {
+        let times = taken.iter().filter(|h| **h == header).count();
+        assert!(times > 20, "{header}: {times}");
+    }
+    server
+        .get(&format!("/v1/users/{id}"))
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_no_text_is_a_problem_everywhere() {
+    let server = Server::start().await;
+    let mut calls = vec![(
+        Method::GET,
+        "/.well-known/ssf-configuration/%FF".to_owned(),
+        Value::Null,
+    )];
+    calls.extend(operations(&server, "%FF").await);
+    calls.retain(|(_, path, _)| path.contains("%FF"));
+    assert!(calls.len() > 30, "{}", calls.len());
+    for (method, path, _) in calls {
+        let answer = server.call(method.clone(), &path).admin().send().await;
+        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
+        assert_eq!(
+            answer.headers["content-type"], "application/problem+json",
+            "{method} {path}: {}",
+            answer.body
+        );
+    }
     server.stop().await;
 }

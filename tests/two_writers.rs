@@ -30,6 +30,9 @@ use gatelog_projections::verify::verify;
 use gatelog_projections::{identifiers, statistics, timeline, users};
 use uuid::Uuid;
 
+#[path = "two_writers/sick.rs"]
+mod sick;
+
 /// The random part of ids.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::domain::user::UserEvent;
 use crate::domain::{Actor, Event};
 use crate::ids::{CommitId, EventId, TenantId, UserId};
 
@@ -61,5 +62,12 @@ impl Commit {
     /// The aggregate's version after this commit.
     pub fn version(&self) -> u64 {
         self.events.last().map_or(0, |e| e.sequence)
+    }
+
+    /// The user whom it erases, if it erases one.
+    pub fn erases(&self) -> Option<UserId> {
+        let is_erasure = |event: &Event| matches!(event, Event::User(UserEvent::Erased(_)));
+        let erases = self.events.iter().any(|e| is_erasure(&e.event));
+        erases.then(|| self.subject.user()).flatten()
     }
 }

@@ -396,6 +396,44 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
     );
 }
 
+/// By that a receiver is told who has withdrawn, should nothing else be known of it any more.
+#[test]
+fn since_when_a_receiver_is_there_is_known_whatever_is_set_anew() {
+    let removed = || FeedTopicRemoved {
+        feed: "marketing".into(),
+    };
+    let set = |version| TenantEvent::WebhookSet(webhook_set("https://a.example", version));
+    let mut settings = Settings::default();
+    let history = [
+        TenantEvent::FeedDefined(feed_defined(None, &["plan"])),
+        TenantEvent::FeedDefined(feed_defined(None, &["plan", "locale"])),
+        set(1),
+        TenantEvent::FeedTopicSet(feed_topic_set(1)),
+        TenantEvent::WebhookPaused(webhook_paused(PauseReason::Operator)),
+        set(2),
+        TenantEvent::WebhookReplayed(webhook_replayed(ReplayFrom::Beginning)),
+        TenantEvent::FeedTopicRemoved(removed()),
+        TenantEvent::FeedTopicSet(feed_topic_set(2)),
+        TenantEvent::WebhookRemoved(webhook_removed()),
+        set(2),
+    ];
+    let known: Vec<_> = history
+        .iter()
+        .zip(1..)
+        .map(|(event, sequence)| {
+            settings.evolve(event, Timestamp::from_millis(10 * sequence as i64), sequence);
+            let feed = &settings.feeds["marketing"];
+            let set_at = feed.webhooks.get("crm").map(|w| w.set_at.millis());
+            (set_at, feed.topic_since.map(Timestamp::millis))
+        })
+        .collect();
+    // What was written to a topic stays there; who has a webhook's name after another is another receiver.
+    let (both, topic) = ((Some(30), Some(40)), (None, Some(40)));
+    assert_eq!(known[2], (Some(30), None));
+    assert_eq!(known[3..9], [both; 6]);
+    assert_eq!(known[9..], [topic, (Some(110), Some(40))]);
+}
+
 #[test]
 fn a_topic_has_one_version_of_its_feed() {
     let set = |version| Command::SetFeedTopic {

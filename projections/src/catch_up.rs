@@ -46,32 +46,21 @@ pub enum CatchUpError {
     },
 }
 
-/// Refuses where a read model has folded more than the log holds. What it does not tell at present is passed over, if it
-/// tells anything: of a partition whose leader is new, Kafka may not know the end before the next record comes. Blocks.
+/// Refuses where a read model has folded more than the log holds. Says of which partitions the log does not tell the end at
+/// present, if it tells any: of one whose leader is new, Kafka may not know it before the next record comes. Blocks.
 pub fn check_ends(
     store: &Store,
     projections: &[Arc<dyn Projection>],
     log: &dyn EventLog,
-) -> Result<(), CatchUpError> {
-    let places: Vec<_> = Stream::ALL
-        .into_iter()
-        .flat_map(|s| (0..log.partitions()).map(move |p| (s, Partition(p))))
-        .collect();
-    let ends = block_on(join_all(places.iter().map(|(s, p)| log.end(*s, *p))));
-    let ends = match ends.iter().any(Result::is_ok) {
-        true => ends.into_iter().map(Result::ok).collect(),
-        false => ends
-            .into_iter()
-            .map(|end| end.map(Some))
-            .collect::<Result<Vec<_>, _>>()?,
-    };
+) -> Result<Vec<(Stream, Partition)>, CatchUpError> {
+    let (ends, silent) = ends(log)?;
     for projection in projections {
         let Some(table) = store.active(projection.name()) else {
             continue;
         };
         let checkpoint = Checkpoint::load(store, &table)?;
-        for ((stream, partition), end) in places.iter().copied().zip(&ends) {
-            let Some(end) = end else { continue };
+        for ((stream, partition), end) in &ends {
+            let (stream, partition) = (*stream, *partition);
             let folded = checkpoint.get(stream, partition).next;
             if folded > *end {
                 return Err(CatchUpError::Ahead {
@@ -85,7 +74,37 @@ pub fn check_ends(
             }
         }
     }
-    Ok(())
+    Ok(silent)
+}
+
+type Place = (Stream, Partition);
+type Ends = Vec<(Place, Offset)>;
+
+/// Where each partition ends, and those of which that is not told.
+fn ends(log: &dyn EventLog) -> Result<(Ends, Vec<Place>), LogError> {
+    let places = Stream::ALL
+        .into_iter()
+        .flat_map(|s| (0..log.partitions()).map(move |p| (s, Partition(p))));
+    // Who did not say so a moment ago is not asked: all others would wait until that question is given up.
+    let speaks =
+        |(s, p): &Place| log.is_writable(*s, *p) || log.heard_end(*s, *p).is_some_and(|h| h.is_current);
+    let (asked, mut silent): (Vec<_>, Vec<_>) = places.partition(speaks);
+    let answers = block_on(join_all(asked.iter().map(|(s, p)| log.end(*s, *p))));
+    let (mut ends, mut failed) = (Vec::with_capacity(asked.len()), None);
+    for (place, answer) in asked.into_iter().zip(answers) {
+        match answer {
+            Ok(end) => ends.push((place, end)),
+            Err(e @ (LogError::Io { .. } | LogError::Unreachable { .. })) => {
+                silent.push(place);
+                failed.get_or_insert(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    match failed {
+        Some(e) if ends.is_empty() => Err(e),
+        _ => Ok((ends, silent)),
+    }
 }
 
 /// Records that are handed over at once, and how many such groups may wait for a thread that folds.
@@ -93,7 +112,7 @@ const GROUP: usize = 256;
 const GROUPS: usize = 16;
 
 /// Folds everything up to the present end of the log, and says how many records that were. `seen` is shown each
-/// record after some of the members folded it, in memory but perhaps not in the store.
+/// record, and what was read in it, after some of the members folded it, in memory but perhaps not in the store.
 ///
 /// Reading, checking and opening go on in a thread of their own, ahead of the folds, and half of the members are folded in
 /// another one.
@@ -101,7 +120,7 @@ pub fn catch_up(
     folder: &mut Folder,
     log: &dyn EventLog,
     keys: &dyn KeySource,
-    seen: impl FnMut(&Entry),
+    seen: impl FnMut(&Entry, &Decoded),
 ) -> Result<u64, CatchUpError> {
     catch_up_but(&[], folder, log, keys, seen)
 }
@@ -112,7 +131,7 @@ pub fn catch_up_but(
     folder: &mut Folder,
     log: &dyn EventLog,
     keys: &dyn KeySource,
-    mut seen: impl FnMut(&Entry),
+    mut seen: impl FnMut(&Entry, &Decoded),
 ) -> Result<u64, CatchUpError> {
     let mut starts = folder.starts(log.partitions());
     for start in &mut starts {
@@ -131,7 +150,7 @@ pub fn catch_up_but(
             outs.push(to_there);
             let thread = std::thread::Builder::new()
                 .name("folder".to_owned())
-                .spawn_scoped(scope, move || fold(&mut there, &others, |_| {}))
+                .spawn_scoped(scope, move || fold(&mut there, &others, |_, _| {}))
                 .map_err(no_thread)?;
             beside = Some(thread);
         }
@@ -140,8 +159,8 @@ pub fn catch_up_but(
             .spawn_scoped(scope, move || read(entries, keys, &outs))
             .map_err(no_thread)?;
         let mut folded = 0;
-        let mine = fold(&mut here, &groups, |entry| {
-            seen(entry);
+        let mine = fold(&mut here, &groups, |entry, record| {
+            seen(entry, record);
             folded += 1;
         });
         // The reader waits for nobody who has given up.
@@ -164,7 +183,7 @@ fn no_thread(e: std::io::Error) -> LogError {
 fn fold(
     share: &mut Share<'_>,
     groups: &mpsc::Receiver<Group>,
-    mut seen: impl FnMut(&Entry),
+    mut seen: impl FnMut(&Entry, &Decoded),
 ) -> Result<(), CatchUpError> {
     let mut pending = 0;
     let mut touched = Touched::new();
@@ -172,7 +191,7 @@ fn fold(
         let group = group?;
         share.fold(group.iter().map(|(_, record)| record));
         touched.extend(group.iter().map(|(_, record)| record.place()));
-        group.iter().for_each(|(entry, _)| seen(entry));
+        group.iter().for_each(|(entry, record)| seen(entry, record));
         pending += group.len();
         if pending >= BATCH {
             share.write(&std::mem::take(&mut touched))?;

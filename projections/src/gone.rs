@@ -2,20 +2,11 @@
 //! it may be kept, also where its key could still be read when it was decoded.
 
 use bytes::Bytes;
-use gatelog_events::domain::Event;
-use gatelog_events::domain::user::UserEvent;
 use gatelog_events::ids::{TenantId, UserId};
 
 use crate::keys::{KeyKind, key};
-use crate::projection::Located;
 use crate::store::StoreError;
 use crate::view::FoldView;
-
-/// Whether a commit erases its subject.
-pub(crate) fn erases(at: Located<'_>) -> bool {
-    let erased = |event: &Event| matches!(event, Event::User(UserEvent::Erased(_)));
-    at.commit.events.iter().any(|e| erased(&e.event))
-}
 
 /// Takes note that all rows of a user were purged.
 pub(crate) fn note(rows: &mut FoldView<'_>, tenant: &TenantId, user: UserId) -> Result<(), StoreError> {

@@ -121,9 +121,17 @@ pub(crate) fn write(
     partitions: u16,
     rows: &[(UserId, KeyRow)],
 ) -> Result<(), KeySourceError> {
+    let of = |subject: &UserId| subject.shard().partition(partitions);
+    // It would be waited for in vain, by a thread that has other things to do.
+    if let Some((subject, _)) = rows.iter().find(|(subject, _)| !topic.is_writable(of(subject))) {
+        return Err(KeySourceError::Unavailable(format!(
+            "the topic of subject keys has too few copies in sync in partition {}",
+            of(subject)
+        )));
+    }
     let written = rows
         .iter()
-        .map(|(subject, (key, value))| topic.put(subject.shard().partition(partitions), key, value));
+        .map(|(subject, (key, value))| topic.put(of(subject), key, value));
     for answer in block_on(futures::future::join_all(written)) {
         answer.map_err(|e| KeySourceError::Unavailable(format!("the topic of subject keys: {e}")))?;
     }

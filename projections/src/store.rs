@@ -267,6 +267,30 @@ impl Store {
         Ok(rows)
     }
 
+    /// Up to `limit` rows whose keys begin with `prefix`, in descending order of key: those below the key `before`, which
+    /// begins with `prefix`, too, or the last ones. What it costs does not depend on how many rows there are.
+    pub fn scan_back(
+        &self,
+        table: &Table,
+        prefix: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let cf = self.cf(table)?;
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(prefix);
+        if let Some(upper) = before.map(<[u8]>::to_vec).or_else(|| successor(prefix)) {
+            read.set_iterate_upper_bound(upper);
+        }
+        let mut rows = Vec::new();
+        // The end is the last key below the upper bound.
+        for row in self.db.iterator_cf_opt(&cf, read, IteratorMode::End).take(limit) {
+            let (key, value) = row.map_err(|e| rocks(&self.place, &e))?;
+            rows.push((Bytes::from(key), Bytes::from(value)));
+        }
+        Ok(rows)
+    }
+
     /// Hands each row whose key begins with `prefix` to `f`, from `from` on, until `f` says false.
     pub fn each(
         &self,
@@ -430,6 +454,40 @@ mod tests {
         assert_eq!(successor(b"ab"), Some(b"ac".to_vec()));
         assert_eq!(successor(&[1, 255]), Some(vec![2]));
         assert_eq!(successor(&[255, 255]), None);
+    }
+
+    #[test]
+    fn rows_are_read_from_the_last_one_backwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let keys: [&[u8]; 7] = [b"a9", b"b", b"b1", b"b2", b"b3", b"c", &[255, 255, 1]];
+        let rows = keys.map(|key| (Bytes::copy_from_slice(key), Some(Bytes::from_static(b"v"))));
+        store.write([(&table, &rows[..])]).unwrap();
+        type Case<'a> = (&'a [u8], Option<&'a [u8]>, usize, &'a [&'a [u8]]);
+        let cases: [Case<'_>; 8] = [
+            (b"b", None, 9, &[b"b3", b"b2", b"b1", b"b"]),
+            (b"b", None, 2, &[b"b3", b"b2"]),
+            (b"b", Some(b"b2"), 9, &[b"b1", b"b"]),
+            (b"b", Some(b"b2"), 1, &[b"b1"]),
+            // Whether or not there is a row with that key.
+            (b"b", Some(b"b22"), 1, &[b"b2"]),
+            (b"b", Some(b"b"), 9, &[]),
+            (b"b", None, 0, &[]),
+            // No key comes after all that begin so.
+            (&[255, 255], None, 9, &[&[255, 255, 1]]),
+        ];
+        for flushed in [false, true] {
+            if flushed {
+                store.flush().unwrap();
+            }
+            for (prefix, before, limit, expected) in cases {
+                let found = store.scan_back(&table, prefix, before, limit).unwrap();
+                let found: Vec<_> = found.iter().map(|(key, _)| &key[..]).collect();
+                assert_eq!(found, expected, "{prefix:?} {before:?} {limit}");
+            }
+        }
     }
 
     #[test]

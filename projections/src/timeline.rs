@@ -65,7 +65,7 @@ impl Projection for Timeline {
             return Ok(());
         };
         let tenant = &at.commit.tenant;
-        if gone::erases(at) {
+        if at.commit.erases().is_some() {
             rows.delete_all(&of(tenant, user).done())?;
             return gone::note(rows, tenant, user);
         }

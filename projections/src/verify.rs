@@ -79,7 +79,7 @@ pub fn verify(
     let mut served = open(store, projections, log.partitions(), |p| {
         crate::rebuild::table_for(store, p)
     })?;
-    catch_up(&mut served, log, keys, |_| {})?;
+    catch_up(&mut served, log, keys, |_, _| {})?;
     let fresh_store = Store::open(scratch, StoreOptions::default())?;
     let mut fresh = open(&fresh_store, projections, log.partitions(), |p| {
         Ok(Table::new(p.name(), p.version(), 0))
@@ -88,7 +88,7 @@ pub fn verify(
     // Before the fold: what somebody writes meanwhile must not look as if it had been cut off.
     let ends = block_on(try_join_all(places.iter().map(|p| log.end(Stream::Activity, *p))))?;
     let mut firsts = HashMap::new();
-    let records = catch_up(&mut fresh, log, keys, |entry| {
+    let records = catch_up(&mut fresh, log, keys, |entry, _| {
         if entry.position.stream == Stream::Activity {
             firsts
                 .entry(entry.position.partition)

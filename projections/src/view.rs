@@ -1,7 +1,7 @@
 //! What a fold or a query sees of a table: typed rows, and over them what is not yet written.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use quick_cache::DefaultHashBuilder;
@@ -175,30 +175,69 @@ impl View<'_> {
         Ok(rows.map(|(key, row)| (key.slice(prefix.len()..), row)).collect())
     }
 
-    fn raw_page(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let changed: Vec<(&Bytes, &Option<Bytes>)> = self
-            .overlay
-            .iter()
-            .flat_map(|o| o.rows.iter())
-            .filter(|(k, _)| k.starts_with(prefix) && k[..] >= *from)
-            .map(|(k, p)| (k, &p.value))
-            .collect();
-        if changed.is_empty() {
-            return self.store.scan(self.table, prefix, from, limit);
+    /// Up to `limit` rows below `prefix` in descending order of key, by the rest of their keys: those before the rest
+    /// `before`, or the last ones. What it costs does not depend on how many rows are stored.
+    pub fn page_before<T: DeserializeOwned>(
+        &self,
+        prefix: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, T)>, StoreError> {
+        let before = before.map(|rest| [prefix, rest].concat());
+        let mut rows = Vec::new();
+        for (key, value) in self.raw_page_before(prefix, before.as_deref(), limit)? {
+            rows.push((key.slice(prefix.len()..), decode_row(&value, self.table)?));
         }
-        // Deleted rows make room for others, so the stored page must be longer by as many.
-        let stored = self
-            .store
-            .scan(self.table, prefix, from, limit.saturating_add(changed.len()))?;
-        let mut rows: std::collections::BTreeMap<Bytes, Bytes> = stored.into_iter().collect();
-        for (key, value) in changed {
-            match value {
-                Some(value) => rows.insert(key.clone(), value.clone()),
-                None => rows.remove(key),
-            };
-        }
-        Ok(rows.into_iter().take(limit).collect())
+        Ok(rows)
     }
+
+    fn raw_page(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let changed = self.changed(|key| key.starts_with(prefix) && key >= from);
+        // Deleted rows make room for others, so the stored page must be longer by as many.
+        let room = limit.saturating_add(changed.len());
+        let stored = self.store.scan(self.table, prefix, from, room)?;
+        if changed.is_empty() {
+            return Ok(stored);
+        }
+        Ok(merged(stored, changed).into_iter().take(limit).collect())
+    }
+
+    fn raw_page_before(
+        &self,
+        prefix: &[u8],
+        before: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let below = |key: &[u8]| before.is_none_or(|before| key < before);
+        let changed = self.changed(|key| key.starts_with(prefix) && below(key));
+        // Deleted rows make room for others here, too.
+        let room = limit.saturating_add(changed.len());
+        let stored = self.store.scan_back(self.table, prefix, before, room)?;
+        if changed.is_empty() {
+            return Ok(stored);
+        }
+        Ok(merged(stored, changed).into_iter().rev().take(limit).collect())
+    }
+
+    /// What is on its way to the rows whose keys `concerns` names, in no order.
+    fn changed(&self, concerns: impl Fn(&[u8]) -> bool) -> Vec<(&Bytes, Option<&Bytes>)> {
+        let rows = self.overlay.iter().flat_map(|o| o.rows.iter());
+        rows.filter(|(key, _)| concerns(key))
+            .map(|(key, pending)| (key, pending.value.as_ref()))
+            .collect()
+    }
+}
+
+/// Stored rows as they are with what is on its way, in order of key.
+fn merged(stored: Vec<(Bytes, Bytes)>, changed: Vec<(&Bytes, Option<&Bytes>)>) -> BTreeMap<Bytes, Bytes> {
+    let mut rows: BTreeMap<_, _> = stored.into_iter().collect();
+    for (key, value) in changed {
+        match value {
+            Some(value) => rows.insert(key.clone(), value.clone()),
+            None => rows.remove(key),
+        };
+    }
+    rows
 }
 
 /// A table that a fold reads and changes.
@@ -287,6 +326,44 @@ mod tests {
         fold.delete_all(b"a").unwrap();
         assert!(fold.view().scan::<u32>(b"a").unwrap().is_empty());
         assert_eq!(fold.get::<u32>(b"b1").unwrap(), Some(9));
+    }
+
+    #[test]
+    fn pages_backwards_have_what_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let stored = ["a9", "b1", "b2", "b3", "b5", "c1"].map(|key| {
+            let row = encode_row(&0u32, &table).unwrap();
+            (Bytes::from_static(key.as_bytes()), Some(row))
+        });
+        store.write([(&table, &stored[..])]).unwrap();
+        let mut overlay = Overlay::default();
+        let mut fold = FoldView::new(&store, &table, &mut overlay);
+        for key in ["b5", "b2", "c1"] {
+            fold.delete(key.into());
+        }
+        for (key, row) in [("b3", 33u32), ("b4", 4), ("a8", 8), ("c2", 2)] {
+            fold.put(key.into(), &row).unwrap();
+        }
+        type Case<'a> = (Option<&'a [u8]>, usize, &'a [(&'a str, u32)]);
+        let cases: [Case<'_>; 6] = [
+            (None, 9, &[("4", 4), ("3", 33), ("1", 0)]),
+            (None, 1, &[("4", 4)]),
+            (None, 2, &[("4", 4), ("3", 33)]),
+            (Some(b"4"), 1, &[("3", 33)]),
+            (Some(b"3"), 1, &[("1", 0)]),
+            (Some(b"1"), 9, &[]),
+        ];
+        for (before, limit, expected) in cases {
+            let page: Vec<(Bytes, u32)> = fold.view().page_before(b"b", before, limit).unwrap();
+            let mut found = Vec::new();
+            for (key, row) in &page {
+                found.push((std::str::from_utf8(key).unwrap(), *row));
+            }
+            assert_eq!(found, expected, "{before:?} {limit}");
+        }
     }
 
     #[test]

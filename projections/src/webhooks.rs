@@ -1,10 +1,12 @@
 //! `webhooks`: how far each webhook has come in each partition, and what its receiver would not take.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::Event;
 use gatelog_events::domain::feed::FeedEvent;
-use gatelog_events::domain::webhook::{DeadLetter, DeadLetterRef, Progress};
+use gatelog_events::domain::webhook::{DeadLetter, DeadLetterRef, Progress, Told};
 use gatelog_events::ids::{Partition, Stream, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -19,6 +21,9 @@ use crate::view::{FoldView, View};
 pub struct Webhooks;
 
 pub const NAME: &str = "webhooks";
+
+/// Rows that are read at once where all are looked at.
+const PAGE: usize = 1000;
 
 /// A dead letter, and since when it is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +193,48 @@ pub fn dead_letters(
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
+/// In which of so many partitions a dead letter is, by its record; none if it is no dead letter.
+pub fn partition_of(
+    view: View<'_>,
+    hook: Hook<'_>,
+    partitions: u16,
+    record: Uuid,
+) -> Result<Option<Partition>, StoreError> {
+    for partition in (0..partitions).map(Partition) {
+        let row = hook.of(KeyKind::DeadLetter, partition).fixed(record.as_bytes());
+        if view.contains(&row.done())? {
+            return Ok(Some(partition));
+        }
+    }
+    Ok(None)
+}
+
+/// Up to `limit` dead letters that nobody has asked to be sent again since they became one, with their partitions: withdrawals
+/// first, then those that have waited longest. What is refused again comes last, so that whoever asks often enough reaches
+/// all. Looks at each dead letter of the webhook.
+pub fn waiting(view: View<'_>, hook: Hook<'_>, limit: usize) -> Result<Vec<(Partition, Uuid)>, StoreError> {
+    let mut first = BTreeSet::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let rows = dead_letters(view, hook, after.as_deref(), PAGE)?;
+        let Some((last, _, _)) = rows.last() else { break };
+        after = Some(last.clone());
+        for (_, partition, dead) in rows {
+            if dead.redriven_at.is_none() {
+                let withdraws = matches!(dead.letter.told, Told::Withdrawn { .. });
+                first.insert((!withdraws, dead.since, partition, dead.letter.record));
+            }
+            if first.len() > limit {
+                first.pop_last();
+            }
+        }
+    }
+    let letters = first.into_iter();
+    Ok(letters
+        .map(|(_, _, partition, record)| (partition, record))
+        .collect())
+}
+
 /// Up to `limit` dead letters of a partition that are to be sent again.
 pub fn redriven(
     view: View<'_>,
@@ -209,4 +256,119 @@ pub fn redriven(
         letters.extend(view.get::<Dead>(&row)?);
     }
     Ok(letters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, StoreOptions, Table};
+    use crate::view::Overlay;
+    use gatelog_events::ids::{EventId, UserId};
+
+    const PARTITIONS: u16 = 4;
+
+    fn dead(n: u128, told: Told, since: i64) -> Dead {
+        Dead {
+            letter: DeadLetter {
+                feed: "marketing".into(),
+                webhook: "crm".into(),
+                record: Uuid::from_u128(n),
+                user: UserId(Uuid::from_u128(n)),
+                told,
+                attempts: 3,
+                status: None,
+                reason: "it answers 500".into(),
+            },
+            since: Timestamp::from_millis(since),
+            redriven_at: None,
+        }
+    }
+
+    fn keep(rows: &mut FoldView<'_>, hook: Hook<'_>, partition: Partition, dead: &Dead) {
+        let row = hook.of(KeyKind::DeadLetter, partition);
+        let row = row.fixed(dead.letter.record.as_bytes()).done();
+        rows.put(row, dead).unwrap();
+    }
+
+    #[test]
+    fn whoever_asks_often_enough_reaches_every_dead_letter() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let mut overlay = Overlay::default();
+        let mut rows = FoldView::new(&store, &table, &mut overlay);
+        let tenant = TenantId::default();
+        let hook = Hook {
+            tenant: &tenant,
+            feed: "marketing",
+            webhook: "crm",
+        };
+        let last = 2 * PAGE as u128 + 10;
+        let withdrawn = Told::Withdrawn {
+            offset: 7,
+            event_id: EventId(Uuid::nil()),
+        };
+        for n in 0..=last {
+            let told = if n == last { withdrawn } else { Told::State };
+            let partition = Partition((n % u128::from(PARTITIONS)) as u16);
+            keep(&mut rows, hook, partition, &dead(n, told, n as i64));
+        }
+        let mut reached = Vec::new();
+        loop {
+            let letters = waiting(rows.view(), hook, 700).unwrap();
+            for (partition, record) in &letters {
+                let asked = DeadLetterRef {
+                    feed: hook.feed.to_owned(),
+                    webhook: hook.webhook.to_owned(),
+                    records: vec![*record],
+                };
+                redrive(&mut rows, &tenant, *partition, &asked, Timestamp::EPOCH).unwrap();
+                reached.push(record.as_u128());
+            }
+            if letters.is_empty() {
+                break;
+            }
+        }
+        let mut expected = vec![last];
+        expected.extend(0..last);
+        assert_eq!(reached, expected);
+
+        // What is refused again goes behind what has waited for longer.
+        for (n, since) in [(1, last as i64 + 2), (2, last as i64 + 1)] {
+            keep(&mut rows, hook, Partition(n as u16), &dead(n, Told::State, since));
+        }
+        let again = waiting(rows.view(), hook, 2).unwrap();
+        assert_eq!(
+            again,
+            [
+                (Partition(2), Uuid::from_u128(2)),
+                (Partition(1), Uuid::from_u128(1))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dead_letter_is_found_by_its_record_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new("t", 1, 0);
+        store.create(&table).unwrap();
+        let mut overlay = Overlay::default();
+        let mut rows = FoldView::new(&store, &table, &mut overlay);
+        let tenant = TenantId::default();
+        let hook = |webhook| Hook {
+            tenant: &tenant,
+            feed: "marketing",
+            webhook,
+        };
+        keep(&mut rows, hook("crm"), Partition(3), &dead(9, Told::State, 0));
+        let found = |webhook, record| {
+            let record = Uuid::from_u128(record);
+            partition_of(rows.view(), hook(webhook), PARTITIONS, record).unwrap()
+        };
+        assert_eq!(found("crm", 9), Some(Partition(3)));
+        assert_eq!(found("crm", 8), None);
+        assert_eq!(found("other", 9), None);
+    }
 }

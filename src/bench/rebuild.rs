@@ -113,7 +113,7 @@ fn record(dir: &Path, data: &Data) -> Result<(Vec<Batch>, u64), BenchError> {
 fn fold(dir: &Path, data: &Data, events: u64) -> Result<Took, BenchError> {
     let mut folder = fresh(dir, &data.projections, data.log.partitions())?;
     let watch = Watch::start();
-    catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {})?;
+    catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_, _| {})?;
     folder.store().flush()?;
     Ok(watch.stop(events as f64))
 }

@@ -8,6 +8,7 @@ mod batch;
 mod ends;
 mod node;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gatelog_events::clock::{self, Timestamp};
@@ -15,9 +16,8 @@ use gatelog_events::domain::feed::{self, Definition, Field};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
-use gatelog_projections::changes::{self, Cause, Change, Happened, Withdrawal};
+use gatelog_projections::changes::{Cause, Change, Happened, Withdrawal};
 use gatelog_projections::store::StoreError;
-use gatelog_projections::users;
 use serde_json::{Map, Value};
 
 use self::batch::Filling;
@@ -116,32 +116,46 @@ impl Engine<'_> {
     /// blocks.
     pub fn records(&self, cursor: Cursor, limit: usize) -> Result<Batch<(Item, Record)>, StoreError> {
         let make = |item: Item| Ok(self.record(&item)?.map(|record| (item, record)));
-        self.fill(cursor, limit, &make)
+        let ends = self.ends(cursor.lanes.len(), false);
+        self.fill(cursor, limit, &ends, &make)
     }
 
     /// The same for who asks for each [`record`](Self::record) when it leaves. What nobody may see now is among it.
     pub fn items(&self, cursor: Cursor, limit: usize) -> Result<Batch<Item>, StoreError> {
-        self.fill(cursor, limit, &|item| Ok(Some(item)))
+        let ends = self.ends(cursor.lanes.len(), false);
+        self.fill(cursor, limit, &ends, &|item| Ok(Some(item)))
+    }
+
+    /// As [`items`](Self::items), without what nobody may see now, and with nothing of the partitions `aside`.
+    pub fn visible(
+        &self,
+        cursor: Cursor,
+        limit: usize,
+        aside: &BTreeSet<Partition>,
+    ) -> Result<Batch<Item>, StoreError> {
+        let ends = self.ends_but(cursor.lanes.len(), aside);
+        let make = |item: Item| Ok(self.is_visible(&item)?.then_some(item));
+        self.fill(cursor, limit, &ends, &make)
     }
 
     fn fill<T>(
         &self,
         cursor: Cursor,
         limit: usize,
+        ends: &[End],
         make: &dyn Fn(Item) -> Result<Option<T>, StoreError>,
     ) -> Result<Batch<T>, StoreError> {
-        let ends = self.ends(cursor.lanes.len(), false);
         let mut batch = Filling {
             told: Vec::new(),
             scanned: 0,
             limit,
-            cursor: self.retained(cursor, &ends)?,
+            cursor: self.retained(cursor, ends)?,
             make,
         };
-        self.tell_withdrawals(&mut batch, &ends)?;
-        self.follow(&mut batch, &ends)?;
+        self.tell_withdrawals(&mut batch, ends)?;
+        self.follow(&mut batch, ends)?;
         Ok(Batch {
-            more: is_behind(&batch.cursor, &ends),
+            more: is_behind(&batch.cursor, ends),
             told: batch.told,
             cursor: batch.cursor,
         })
@@ -251,6 +265,15 @@ impl Engine<'_> {
         Ok(gate::is_open(self.definition, &user) || !user.exists())
     }
 
+    /// Whether an item says anything now.
+    fn is_visible(&self, item: &Item) -> Result<bool, StoreError> {
+        if let Item::Withdrawn { .. } = item {
+            return Ok(true);
+        }
+        let user = self.views.glance_at_user(self.tenant, item.user())?;
+        Ok(gate::is_open(self.definition, &user))
+    }
+
     /// What an item says now; nothing if its subject may not be seen. A withdrawal is told in any case.
     pub fn record(&self, item: &Item) -> Result<Option<Record>, StoreError> {
         if let Item::Withdrawn { withdrawal, .. } = item {
@@ -270,27 +293,6 @@ impl Engine<'_> {
                 ..
             } => Some(self.happened(*id, &user, event, *as_state)),
         })
-    }
-
-    /// What is folded of every partition. Users must be folded first: a record shows them as they are after its event.
-    fn ends(&self, lanes: usize, whole: bool) -> Vec<End> {
-        let next = |projection, stream, p| self.views.next(projection, stream, p).unwrap_or(0);
-        // A feed that names nothing of the activity stream does not follow it.
-        let activity = whole || follows_activity(self.definition);
-        (0..lanes)
-            .map(|lane| {
-                let p = self.partition(lane);
-                let changes = next(changes::NAME, Stream::Identity, p);
-                End {
-                    identity: changes.min(next(users::NAME, Stream::Identity, p)),
-                    activity: if activity {
-                        next(changes::NAME, Stream::Activity, p)
-                    } else {
-                        0
-                    },
-                }
-            })
-            .collect()
     }
 
     fn partition(&self, lane: usize) -> Partition {

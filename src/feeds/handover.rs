@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::Actor;
 use gatelog_events::domain::feed::{Command, HandedOver, Handover, MAX_HANDED_OVER};
-use gatelog_events::ids::{Partition, TenantId};
+use gatelog_events::ids::{Partition, Position, Stream, TenantId};
 use gatelog_projections::store::StoreError;
 use uuid::Uuid;
 
 use super::cursor::Cursor;
-use crate::cluster::Router;
+use crate::node::Node;
 use crate::views::Views;
 use crate::writer::{self, Request, WriteError};
 
@@ -57,28 +57,47 @@ pub fn acknowledged(
     Ok(told)
 }
 
-/// Says so in the log. `what` makes the command of one partition's hand-over.
+/// What came of saying something in the log, by partition: where it stands there, or why it could not be said.
+pub type Said = BTreeMap<Partition, Result<Vec<Position>, WriteError>>;
+
+/// Where something could not be said, and why.
+pub type Unsaid = BTreeMap<Partition, WriteError>;
+
+/// Says so in the log, in each partition by itself: one that takes nothing keeps no other from it. `what` makes the command
+/// of one partition's hand-over.
 pub async fn record(
-    router: &Router,
-    tenant: &TenantId,
+    node: &Node,
     feed: &str,
     told: Told,
     actor: &Actor,
     what: fn(Handover) -> Command,
-) -> Result<(), WriteError> {
-    let requests = told.into_iter().flat_map(|(partition, withdrawals)| {
-        let chunks: Vec<_> = withdrawals.chunks(MAX_HANDED_OVER).map(<[_]>::to_vec).collect();
-        chunks
-            .into_iter()
-            .map(move |withdrawals| (partition, withdrawals))
+) -> Said {
+    let said = told.into_iter().map(move |(partition, withdrawals)| async move {
+        let handed = (partition, withdrawals.as_slice());
+        (partition, say(node, feed, handed, actor, what).await)
     });
-    let submitted = requests.map(|(partition, withdrawals)| {
+    join_all(said).await.into_iter().collect()
+}
+
+async fn say(
+    node: &Node,
+    feed: &str,
+    (partition, withdrawals): (Partition, &[HandedOver]),
+    actor: &Actor,
+    what: fn(Handover) -> Command,
+) -> Result<Vec<Position>, WriteError> {
+    // What other partitions have to tell would wait as long as an answer is waited for that cannot come.
+    if !node.log.is_writable(Stream::Activity, partition) {
+        let reason = format!("{}:{partition} takes nothing at present", Stream::Activity);
+        return Err(WriteError::Unavailable { reason });
+    }
+    let submitted = withdrawals.chunks(MAX_HANDED_OVER).map(|withdrawals| {
         let handover = Handover {
             feed: feed.to_owned(),
-            withdrawals,
+            withdrawals: withdrawals.to_vec(),
         };
-        router.submit(Request {
-            tenant: tenant.clone(),
+        node.router.submit(Request {
+            tenant: node.config.tenant.clone(),
             subject: Subject::Nobody,
             partition: Some(partition),
             command: writer::Command::Feed(what(handover)),
@@ -89,6 +108,25 @@ pub async fn record(
             after: None,
         })
     });
-    try_join_all(submitted).await?;
-    Ok(())
+    let outcomes = try_join_all(submitted).await.inspect_err(
+        |error| tracing::warn!(%partition, %error, "what was handed over of a partition is not on record"),
+    )?;
+    let positions = outcomes.iter().map(|outcome| outcome.answer.position());
+    Ok(positions.collect())
+}
+
+/// Those of what was said that were not.
+pub fn unsaid(said: Said) -> Unsaid {
+    let failed = said.into_iter();
+    failed
+        .filter_map(|(partition, said)| Some((partition, said.err()?)))
+        .collect()
+}
+
+/// Whether other partitions take what is said, as far as that is known.
+pub fn is_sayable_elsewhere(node: &Node, unsaid: &Unsaid) -> bool {
+    let mut others = (0..node.log.partitions())
+        .map(Partition)
+        .filter(|p| !unsaid.contains_key(p));
+    others.any(|p| node.log.is_writable(Stream::Activity, p))
 }

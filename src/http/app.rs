@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gatelog_events::ids::TenantId;
 use secrecy::ExposeSecret;
 
+use super::measured::Measured;
 use crate::auth::throttle::{Limits, Throttle};
 use crate::node::Node;
 
@@ -45,6 +46,8 @@ pub struct Shared {
     pub(super) bootstrap: Option<digest::Digest>,
     /// `/openapi.json`.
     pub(super) document: Bytes,
+    /// That the consumers of feeds were measured; the recorder has the numbers.
+    pub(super) backlogs: Measured<()>,
     mac: hmac::Key,
 }
 
@@ -69,6 +72,7 @@ impl App {
             choices: Throttle::new(CHOICES, NETWORKS_REMEMBERED),
             bootstrap,
             document,
+            backlogs: Measured::default(),
             mac,
             node,
         }))

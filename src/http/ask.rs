@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Method};
 use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::{Actor, session};
-use gatelog_events::ids::{CommitId, Partition, Position, Shard, Stream};
+use gatelog_events::ids::{CommitId, Offset, Partition, Position, Shard, Stream};
 use gatelog_projections::answers;
 use gatelog_projections::view::View;
 use tokio::sync::Semaphore;
@@ -232,6 +232,21 @@ const CATCHING_UP: Duration = Duration::from_secs(2);
 /// Questions to the log at a time. Each holds a thread until it is answered, which a broker that died may not do.
 static QUESTIONS: Semaphore = Semaphore::const_new(256);
 
+/// Where partitions end, as the log says now; nothing where it does not say within bounds.
+pub async fn log_ends(app: &App, places: Vec<(Stream, Partition)>) -> Option<Vec<Offset>> {
+    let log = app.node.log.clone();
+    let ends = async {
+        let turn = QUESTIONS.acquire().await.ok()?;
+        // A task of its own, so that the question counts until it is answered, though nobody waits any more.
+        let asked = tokio::spawn(async move {
+            let _turn = turn;
+            log.ends(&places).await.ok()
+        });
+        asked.await.ok()?
+    };
+    tokio::time::timeout(CATCHING_UP, ends).await.ok()?
+}
+
 /// Waits until a projection has folded what the identity partition of a shard holds now, if other nodes write too.
 ///
 /// `false`: it is behind all the same, after a wait within bounds. Error: nobody can say what the partition holds. Either
@@ -243,17 +258,8 @@ pub async fn caught_up(app: &App, projection: &str, shard: Shard) -> Result<bool
     reachable(app)?;
     let (stream, partition) = (Stream::Identity, shard.partition(app.node.log.partitions()));
     let deadline = clock::monotonic() + CATCHING_UP;
-    let log = app.node.log.clone();
-    let end = async {
-        let turn = QUESTIONS.acquire().await.ok()?;
-        // A task of its own, so that the question counts until it is answered, though nobody waits any more.
-        let asked = tokio::spawn(async move {
-            let _turn = turn;
-            log.end(stream, partition).await.ok()
-        });
-        asked.await.ok()?
-    };
-    let Ok(Some(end)) = tokio::time::timeout(CATCHING_UP, end).await else {
+    let ends = log_ends(app, vec![(stream, partition)]).await;
+    let Some(end) = ends.and_then(|ends| ends.first().copied()) else {
         let reason = "the log does not say what other nodes wrote".to_owned();
         return Err(WriteError::Unavailable { reason });
     };
@@ -282,7 +288,14 @@ impl FromRequestParts<App> for MinPosition {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        let mut values = parts.headers.get_all(MIN_POSITION).iter();
+        Self::of(&parts.headers)
+    }
+}
+
+impl MinPosition {
+    /// As a request's headers have it.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut values = headers.get_all(MIN_POSITION).iter();
         let Some(value) = values.next() else {
             return Ok(Self(None));
         };
@@ -297,9 +310,7 @@ impl FromRequestParts<App> for MinPosition {
             ),
         }
     }
-}
 
-impl MinPosition {
     /// Waits, within bounds, until the projections have folded the position.
     pub async fn reached(&self, app: &App, projections: &[&str]) -> Result<(), Problem> {
         let Some(position) = self.0 else {

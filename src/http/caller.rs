@@ -10,11 +10,11 @@ use gatelog_events::clock;
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::{Actor, user};
 use gatelog_events::ids::{ApiKeyId, SessionId, UserId};
-use gatelog_projections::users;
+use gatelog_projections::{sessions, settings, users};
 use subtle::ConstantTimeEq;
 
 use super::app::App;
-use super::ask::{behind, caught_up};
+use super::ask::{MinPosition, behind, caught_up};
 use crate::auth::api_keys::{ONE_FEED, Presented, Scope};
 use crate::error::{Kind, Problem, invalid_token};
 
@@ -133,6 +133,10 @@ impl OptionalFromRequestParts<App> for Caller {
         if values.next().is_some() {
             return Err(invalid_token());
         }
+        // Who was shut out, or let in, by what the caller has seen is so here as well.
+        let min = MinPosition::of(&parts.headers)?;
+        min.reached(app, &[users::NAME, sessions::NAME, settings::NAME])
+            .await?;
         identify(app, token).await.map(Some)
     }
 }

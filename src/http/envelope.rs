@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -28,6 +29,20 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The id of a request: the caller's, if that is a UUID, or a random one. It is the correlation id of what is written.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId(pub Uuid);
+
+/// When a request came. Whoever waits for something counts from then, or all its waiting together would take longer than
+/// a request may.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived(pub Instant);
+
+impl<S: Sync> FromRequestParts<S> for Arrived {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let arrived = parts.extensions.get().copied();
+        Ok(arrived.unwrap_or_else(|| Self(clock::monotonic())))
+    }
+}
 
 /// Method and status.
 type Labels = (&'static str, &'static str);
@@ -72,6 +87,7 @@ where
         let begun = clock::monotonic();
         let id = request_id(request.headers());
         request.extensions_mut().insert(RequestId(id));
+        request.extensions_mut().insert(Arrived(begun));
         let method = method_label(request.method());
         let route = request.extensions().get::<MatchedPath>().cloned();
         let answer = self.0.call(request);

@@ -1,8 +1,6 @@
 //! How far the read models are behind the log.
 
-use futures::future::try_join_all;
 use gatelog_events::ids::{Partition, Stream};
-use gatelog_events::log::LogError;
 use gatelog_projections::applied::Stopped;
 use gatelog_projections::{consents, handovers, identifiers, logins, settings, users, webhooks};
 
@@ -28,65 +26,42 @@ pub fn streams(projection: &str) -> &'static [Stream] {
     }
 }
 
-/// The lag of every projection, by name.
-pub async fn measure(node: &Node) -> Result<Vec<Lag>, LogError> {
-    let places: Vec<(Stream, Partition)> = Stream::ALL
-        .into_iter()
-        .flat_map(|s| (0..node.log.partitions()).map(move |p| (s, Partition(p))))
-        .collect();
-    let ends = try_join_all(places.iter().map(|(s, p)| node.log.end(*s, *p))).await?;
-    let lags = node.views.progress().into_iter().map(|applied| {
-        let folded = streams(applied.projection());
-        let records = places
-            .iter()
-            .zip(&ends)
-            .filter(|((stream, _), _)| folded.contains(stream))
-            .map(|((stream, partition), end)| end.saturating_sub(applied.next(*stream, *partition)))
-            .sum();
-        Lag {
-            projection: applied.projection(),
-            records,
-            stopped: applied.stopped(),
-        }
-    });
-    Ok(lags.collect())
-}
-
 /// What is known of the lag.
 pub struct Known {
-    /// Whether the log could be asked.
+    /// Whether the log can be reached. While it cannot, nobody knows how far the read models are behind.
     pub log_reachable: bool,
+    /// Partitions of which the log has not said since the start where they end.
+    pub untold: usize,
+    /// By name of the read model.
     pub lags: Vec<Lag>,
 }
 
-/// As [`measure`], but while the log cannot be reached it is not asked, and only tells where read models stand still.
-pub async fn known(node: &Node) -> Result<Known, LogError> {
-    if node.backend.is_reachable() {
-        match measure(node).await {
-            Ok(lags) => {
-                return Ok(Known {
-                    log_reachable: true,
-                    lags,
-                });
-            }
-            Err(LogError::Io { .. } | LogError::Unreachable { .. } | LogError::Refused { .. }) => {}
-            Err(e) => return Err(e),
+/// How far the read models are behind where the log ended when it said so last. Nobody is asked: anybody may want to know
+/// whether the node is ready, and where some partition is sick an answer takes long.
+pub fn known(node: &Node) -> Known {
+    let places = Stream::ALL
+        .into_iter()
+        .flat_map(|s| (0..node.log.partitions()).map(move |p| (s, Partition(p))));
+    let heard: Vec<_> = places.map(|(s, p)| (s, p, node.log.heard_end(s, p))).collect();
+    let log_reachable = node.backend.is_reachable();
+    let lags = node.views.progress().into_iter().map(|applied| {
+        let folded = streams(applied.projection());
+        let of = heard
+            .iter()
+            .filter(|(stream, ..)| folded.contains(stream) && log_reachable);
+        Lag {
+            projection: applied.projection(),
+            records: of
+                .filter_map(|(s, p, heard)| Some(heard.as_ref()?.end.saturating_sub(applied.next(*s, *p))))
+                .sum(),
+            stopped: applied.stopped(),
         }
+    });
+    Known {
+        log_reachable,
+        untold: heard.iter().filter(|(.., heard)| heard.is_none()).count(),
+        lags: lags.collect(),
     }
-    Ok(Known {
-        log_reachable: false,
-        lags: unmeasured(node),
-    })
-}
-
-fn unmeasured(node: &Node) -> Vec<Lag> {
-    let all = node.views.progress().into_iter();
-    all.map(|applied| Lag {
-        projection: applied.projection(),
-        records: 0,
-        stopped: applied.stopped(),
-    })
-    .collect()
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gatelog_events::clock;
-use gatelog_events::log::LogError;
 use gatelog_projections::store::StoreError;
 use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use super::app::App;
 use super::lag;
 use crate::feeds::backlog;
 use crate::node::Node;
@@ -182,14 +182,21 @@ fn set_lag(feed: &str, consumer: &str, records: u64, age: Duration) {
     gauge!("gatelog_feed_lag_seconds", &labels).set(age.as_secs_f64());
 }
 
-/// Sets the gauges that are measured when they are asked for.
-pub async fn refresh(node: &Arc<Node>) -> Result<(), LogError> {
-    let feeds = node.clone();
-    let measured = tokio::task::spawn_blocking(move || refresh_feeds(&feeds)).await;
+/// Measures in a thread that may wait for the disk how far the consumers of feeds are behind.
+async fn measure_feeds(node: Arc<Node>) {
+    let measured = tokio::task::spawn_blocking(move || refresh_feeds(&node)).await;
     if let Ok(Err(e)) = measured {
         tracing::warn!(error = %e, "it cannot be measured how far the consumers of feeds are behind");
     }
-    let lag::Known { log_reachable, lags } = lag::known(node).await?;
+}
+
+/// Sets the gauges that are measured when they are asked for; what costs much is measured once a second at most.
+pub async fn refresh(app: &App) {
+    let node = &app.node;
+    app.backlogs.get(measure_feeds(node.clone())).await;
+    let lag::Known {
+        log_reachable, lags, ..
+    } = lag::known(node);
     gauge!("gatelog_log_reachable").set(f64::from(u8::from(log_reachable)));
     gauge!("gatelog_log_unwritable_partitions").set(node.backend.unwritable_partitions() as f64);
     gauge!("gatelog_clock_skew_seconds").set(node.backend.clock_ahead() as f64 / 1000.0);
@@ -212,5 +219,4 @@ pub async fn refresh(node: &Arc<Node>) -> Result<(), LogError> {
     gauge!("gatelog_password_cost_seconds").set(pool.mean_cost().as_secs_f64());
     gauge!("gatelog_throttled_keys", "of" => "accounts").set(node.account_limits.len() as f64);
     gauge!("gatelog_throttled_keys", "of" => "networks").set(node.network_limits.len() as f64);
-    Ok(())
 }

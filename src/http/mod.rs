@@ -14,6 +14,7 @@ mod cursor;
 mod envelope;
 pub mod internal;
 mod lag;
+mod measured;
 pub mod metrics;
 pub mod openapi;
 mod operations;

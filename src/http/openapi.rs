@@ -1,18 +1,33 @@
 //! The description of the API (OpenAPI 3.1), generated from the code.
 
-use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::content::{Content, ContentBuilder};
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::info::{ContactBuilder, InfoBuilder, LicenseBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::{FieldError, Kind, ProblemDocument};
 
 const PROBLEM: &str = "application/problem+json";
+
+/// Requests that are harmless to send again without an `Idempotency-Key`, and take none: asked twice they do no more than
+/// asked once, or are refused.
+const TAKE_NO_KEY: [&str; 7] = [
+    "/v1/projections/{name}/rebuild",
+    "/v1/feeds/{feed}/acknowledgements",
+    "/v1/feeds/{feed}/webhooks/{webhook}/dead-letters/redrive",
+    "/v1/unsubscribe/{token}",
+    "/v1/preferences/{token}",
+    "/ssf/poll/{stream_id}",
+    "/ssf/verification",
+];
+
+/// It writes no event.
+const GIVES_NO_POSITION: &str = "/v1/projections/{name}/rebuild";
 
 /// The document before routes are added.
 pub fn base() -> OpenApi {
@@ -69,7 +84,7 @@ pub fn base() -> OpenApi {
 fn description() -> String {
     let mut text = String::from(
         "Customer identities whose only source of truth is an immutable event log.\n\n\
-         Every answer to a write carries `Gatelog-Position`. A read with `Gatelog-Min-Position` sees at least what was \
+         Answers to writes under `/v1` carry `Gatelog-Position`. A request with `Gatelog-Min-Position` sees at least what was \
          written there, or is answered 412. A request with an `Idempotency-Key` may be sent again without being carried \
          out twice. Everything that goes wrong is a problem document (RFC 9457) with one of these types:\n\n\
          | type | status | title |\n|---|---|---|\n",
@@ -126,47 +141,67 @@ fn finish(path: &str, method: &str, operation: &mut Operation) {
             .collect::<Vec<_>>()
             .join("_"),
     );
-    let of_the_api = path.starts_with("/v1/");
-    if of_the_api && method == "get" {
+    if knows_its_caller(operation) {
         parameters(operation).push(header(
             "Gatelog-Min-Position",
-            "Answer only once this position is folded; 412 if that takes too long.",
+            "Answer only once this position is folded, also what it says of the caller; 412 if that takes too long.",
         ));
     }
-    // A rebuild writes no event.
-    if of_the_api && method != "get" && !path.ends_with("/rebuild") {
+    let writes = method != "get" && (path.starts_with("/v1/") || path.starts_with("/ssf/"));
+    if writes && !TAKE_NO_KEY.contains(&path) {
         parameters(operation).push(header(
             "Idempotency-Key",
             "1 to 255 visible ASCII characters; makes it harmless to send the request again.",
         ));
-        for response in operation.responses.responses.values_mut() {
-            if let RefOr::T(response) = response {
-                let position = HeaderBuilder::new()
-                    .schema(Some(string()))
-                    .description(Some("Where it stands in the log, such as identity:3:1024."))
-                    .build();
-                response
-                    .headers
-                    .insert("Gatelog-Position".to_owned(), RefOr::T(position));
-            }
+    }
+    // Answers of Shared Signals are those of its specification, which knows no positions.
+    let gives_position = writes && path.starts_with("/v1/") && path != GIVES_NO_POSITION;
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if !status.starts_with('2') {
+            // Also where a page says no: a request may be refused before it comes to that.
+            response.content.insert(PROBLEM.to_owned(), RefOr::T(problem()));
+        } else if gives_position {
+            response
+                .headers
+                .insert("Gatelog-Position".to_owned(), RefOr::T(position()));
         }
     }
     for (status, what) in [
         ("4XX", "The request was refused"),
         ("5XX", "Nothing is known to be done"),
     ] {
-        let content = ContentBuilder::new()
-            .schema(Some(Ref::from_schema_name("Problem")))
-            .build();
-        let problem = ResponseBuilder::new()
+        let refused = ResponseBuilder::new()
             .description(what)
-            .content(PROBLEM, content)
+            .content(PROBLEM, problem())
             .build();
         operation
             .responses
             .responses
-            .insert(status.to_owned(), RefOr::T(problem));
+            .insert(status.to_owned(), RefOr::T(refused));
     }
+}
+
+/// Whether a caller may show who they are. As of which position that is looked up, they may say with it.
+fn knows_its_caller(operation: &Operation) -> bool {
+    let anybody = SecurityRequirement::default();
+    operation.security.iter().flatten().any(|way| *way != anybody)
+}
+
+fn problem() -> Content {
+    ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .build()
+}
+
+fn position() -> Header {
+    HeaderBuilder::new()
+        .schema(Some(string()))
+        .description(Some(
+            "Where it stands in the log, such as identity:3:1024. Absent where no one position says so: nothing had to be \
+             written, it is still to be recorded, or it stands in several partitions.",
+        ))
+        .build()
 }
 
 fn parameters(operation: &mut Operation) -> &mut Vec<RefOr<Parameter>> {
@@ -278,6 +313,18 @@ mod tests {
         for to in refs {
             let pointer = to.strip_prefix('#').unwrap();
             assert!(document.pointer(pointer).is_some(), "{to} leads nowhere");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_may_be_a_problem_and_stands_nowhere_in_the_log() {
+        let document: Value = serde_json::from_str(&document()).unwrap();
+        for (name, operation) in each_operation(&document) {
+            let responses = operation["responses"].as_object().unwrap().iter();
+            for (status, response) in responses.filter(|(status, _)| !status.starts_with('2')) {
+                assert!(response["content"][super::PROBLEM].is_object(), "{name} {status}");
+                assert!(response["headers"].is_null(), "{name} {status}");
+            }
         }
     }
 

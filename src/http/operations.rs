@@ -14,7 +14,7 @@ use super::lag;
 use super::reply::json;
 use crate::error::Problem;
 
-/// How long others may keep the key set. A new key is published before it signs for at least as long.
+/// How long others may keep the key set. A new key is [published](crate::auth::keys::PUBLISHED) for longer before it signs.
 const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 /// Whether the process is alive.
@@ -38,6 +38,9 @@ pub struct Readiness {
     /// Partitions in Kafka that take no writes at present, as they have no leader or too few copies in sync. What belongs
     /// there is answered with 503, and reads go on.
     pub unwritable_partitions: u64,
+    /// Partitions in Kafka of which it has not said since the node's start where they end. Until it does, nobody knows what the
+    /// node lacks, and it is not ready.
+    pub untold_partitions: usize,
     /// The lag from which on a read model makes the node not ready, in records.
     pub max_lag: u64,
     pub projections: Vec<ProjectionBody>,
@@ -62,9 +65,14 @@ pub async fn healthz() -> Result<Response, Problem> {
 )]
 pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     let max_lag = app.node.config.max_lag;
-    let lag::Known { log_reachable, lags } = lag::known(&app.node).await?;
+    let lag::Known {
+        log_reachable,
+        untold,
+        lags,
+    } = lag::known(&app.node);
     // Before anything is served there is nothing to be behind.
-    let near = !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
+    let near =
+        untold == 0 && !lags.is_empty() && lags.iter().all(|l| l.records <= max_lag && l.stopped.is_empty());
     // In a new cluster nothing can be done before some node has written the first settings.
     let stopping = app.node.stopping.load(Relaxed);
     let ready = near && !stopping && app.node.views.settings(app.tenant())?.version > 0;
@@ -81,6 +89,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
             stopping,
             log_reachable,
             spooled_logins: app.node.spool.as_ref().map_or(0, |spool| spool.len()),
+            untold_partitions: untold,
             unwritable_partitions: app.node.backend.unwritable_partitions(),
             max_lag,
             projections,
@@ -94,7 +103,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     responses((status = 200, description = "In the Prometheus text format", content_type = "text/plain", body = String))
 )]
 pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
-    super::metrics::refresh(&app.node).await?;
+    super::metrics::refresh(&app).await;
     let mut response = super::metrics::recorder().render().into_response();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);

@@ -95,3 +95,17 @@ impl FromRequestParts<App> for Name {
             .map_err(|_| super::not_found())
     }
 }
+
+/// Two names in the path.
+pub struct Names(pub String, pub String);
+
+impl FromRequestParts<App> for Names {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map(|Path((first, second))| Self(first, second))
+            .map_err(|_| super::not_found())
+    }
+}

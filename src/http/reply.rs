@@ -36,6 +36,23 @@ pub fn written<T: Serialize>(status: StatusCode, position: Position, body: &T) -
     Ok(at(json(status, body)?, position))
 }
 
+/// The answer to a write of any number of commits, with the position of the last as a header.
+///
+/// Without one if they stand in more than one partition: none of these positions would say that the others are folded.
+pub fn written_in<T: Serialize>(positions: &[Position], body: &T) -> Result<Response, Problem> {
+    let response = ok(body)?;
+    Ok(match last_of_one_partition(positions) {
+        Some(position) => at(response, position),
+        None => response,
+    })
+}
+
+fn last_of_one_partition(positions: &[Position]) -> Option<Position> {
+    let last = *positions.iter().max_by_key(|p| p.offset)?;
+    let beside = |p: &Position| (p.stream, p.partition) == (last.stream, last.partition);
+    positions.iter().all(beside).then_some(last)
+}
+
 /// The answer with the position of what was written.
 pub fn at(mut response: Response, position: Position) -> Response {
     if let Ok(value) = HeaderValue::try_from(position.to_string()) {
@@ -64,4 +81,24 @@ pub fn done(outcome: &Outcome) -> Result<Response, Problem> {
         position,
     };
     written(StatusCode::OK, position, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_position_stands_for_several_of_one_partition_only() {
+        let last = |texts: &[&str]| {
+            let positions: Vec<Position> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            last_of_one_partition(&positions).map(|p| p.to_string())
+        };
+        assert_eq!(last(&[]), None);
+        assert_eq!(
+            last(&["activity:3:9", "activity:3:11", "activity:3:10"]),
+            Some("activity:3:11".to_owned())
+        );
+        assert_eq!(last(&["activity:3:9", "activity:4:11"]), None);
+        assert_eq!(last(&["activity:3:9", "identity:3:9"]), None);
+    }
 }

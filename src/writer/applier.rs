@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use gatelog_events::clock;
 use gatelog_events::commit::Commit;
-use gatelog_events::domain::Event;
-use gatelog_events::domain::user::UserEvent;
 use gatelog_events::failpoint;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::{Progress, Verdict};
@@ -20,11 +19,11 @@ use gatelog_projections::store::{Change, StoreError, Table};
 use metrics::Histogram;
 
 use super::decider::{Lanes, Settled};
-use super::strays::{self, Looks};
+use super::strays::{self, Looks, next_until};
 use super::swap::Swap;
 use super::tail::TailStep;
 use super::takeover::{Handover, Message, Parts};
-use super::unwritten::{Decided, Held};
+use super::unwritten::{Decided, Held, PATIENCE};
 use super::{Outcome, Reply};
 
 /// Commits written to the views at once, at the most.
@@ -112,10 +111,11 @@ impl Acked {
 /// Reads what stands in a partition between what is known of it and `position`. Nothing of it can count but a claim.
 fn read_gap(log: &dyn EventLog, lane: &mut Progress, position: Position) -> Result<(), String> {
     let mut between = log.read(position.stream, position.partition, lane.next);
+    let until = clock::monotonic() + PATIENCE;
     loop {
-        let entry = match block_on(between.next()) {
+        let entry = match next_until(&mut between, until) {
             Some(entry) => entry.map_err(|e| e.to_string())?,
-            None => return Err("the log ended".to_owned()),
+            None => return Err(format!("the log does not tell what stands before {position}")),
         };
         let at = entry.position.offset;
         if at >= position.offset {
@@ -383,10 +383,7 @@ impl Applier {
 
     /// What follows from a commit outside the views.
     fn after(&self, commit: &Commit) {
-        let erased = |e: &Event| matches!(e, Event::User(UserEvent::Erased(_)));
-        if let Some(user) = commit.subject.user()
-            && commit.events.iter().any(|e| erased(&e.event))
-        {
+        if let Some(user) = commit.erases() {
             failpoint::hit("erasure.before_key");
             self.parts.destroy_key(&commit.tenant, user);
             failpoint::hit("erasure.after_key");

@@ -11,10 +11,10 @@ use futures::{FutureExt, StreamExt};
 use gatelog_events::clock;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::{Progress, Verdict};
-use gatelog_events::log::{AppendError, Entry, Record, RecordHeader, RecordKind};
+use gatelog_events::log::{AppendError, Entry, EventLog, Record, RecordHeader, RecordKind};
 use gatelog_projections::answers::Answer;
 use gatelog_projections::catch_up::catch_up_but;
-use gatelog_projections::folder::{Folder, read_commit};
+use gatelog_projections::folder::{Decoded, Folder};
 
 use super::applier::Unresolved;
 use super::decider::Lanes;
@@ -87,7 +87,7 @@ pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Claimed, Takeove
     let (mut under_way, mut left_out) = (Vec::new(), Vec::new());
     for stream in Stream::ALL {
         for partition in owned.iter().copied() {
-            if !log.is_writable(stream, partition) {
+            if !is_claimable(log.as_ref(), stream, partition) {
                 left_out.push((stream, partition));
                 continue;
             }
@@ -121,10 +121,23 @@ pub(super) fn claim_all(parts: &Parts, owned: &Owned) -> Result<Claimed, Takeove
             }
         }
     }
-    match failed {
-        Some(e) if claims.is_empty() => Err(e.into()),
-        _ => Ok(Claimed { claims, left_out }),
+    if let Some(e) = failed
+        && claims.is_empty()
+    {
+        return Err(e.into());
     }
+    let alone = |claim: &mut Claim| left_out.contains(&(Stream::Identity, claim.at.partition));
+    let alone: Vec<_> = claims
+        .extract_if(.., alone)
+        .map(|c| (c.at.stream, c.at.partition))
+        .collect();
+    left_out.extend(alone);
+    Ok(Claimed { claims, left_out })
+}
+
+/// Whether a partition may be claimed at present. What activity decides rests on identity, which must be ours up to its end.
+pub(super) fn is_claimable(log: &dyn EventLog, stream: Stream, partition: Partition) -> bool {
+    log.is_writable(stream, partition) && log.is_writable(Stream::Identity, partition)
 }
 
 /// What the log says of commits whose outcome was not known.
@@ -157,15 +170,15 @@ impl Findings {
         }
     }
 
-    fn look_at(&mut self, entry: &Entry, parts: &Parts) {
+    fn look_at(&mut self, record: &Decoded) {
         if self.wanted.is_empty() {
             return;
         }
-        let (at, header) = (entry.position, &entry.record.header);
+        let (at, header) = (record.position, &record.header);
         let place = self.places.entry((at.stream, at.partition)).or_default();
         if place.pass(at.offset, header) == Verdict::Commit
             && self.wanted.contains(&header.commit_id)
-            && read_commit(entry, parts.keys.as_ref()).is_ok()
+            && record.commit().is_some()
         {
             self.found.insert(header.commit_id, at);
         }
@@ -199,41 +212,44 @@ impl Findings {
     }
 }
 
-/// Folds the log to its end, and finds there what became of the unresolved commits. What takes no records at present is left
-/// for who follows: of some of it the log does not say where it ends.
+/// Folds the log to its end, and finds there what became of the unresolved commits. Where it does not tell its end and took no
+/// claim, it is left to who follows.
 pub(super) fn fold_to_claims(
     parts: &Parts,
     folder: &mut Folder,
     wanted: HashSet<CommitId>,
     claims: &mut [Claim],
+    silent: Vec<(Stream, Partition)>,
 ) -> Result<Findings, TakeoverError> {
-    let places = Stream::ALL
-        .into_iter()
-        .flat_map(|stream| (0..parts.log.partitions()).map(move |p| (stream, Partition(p))));
-    let later: Vec<_> = places.filter(|(s, p)| !parts.log.is_writable(*s, *p)).collect();
+    let is_claimed = |place: &(Stream, Partition)| {
+        let mut claimed = claims.iter().map(|c| (c.at.stream, c.at.partition));
+        claimed.any(|c| c == *place)
+    };
+    let later: Vec<_> = silent.into_iter().filter(|place| !is_claimed(place)).collect();
     let mut findings = Findings::look_for(wanted, folder, parts.log.partitions());
-    let mut erased = false;
+    let mut erased = Vec::new();
     let (log, keys) = (parts.log.as_ref(), parts.keys.as_ref());
-    catch_up_but(&later, folder, log, keys, |entry| {
+    catch_up_but(&later, folder, log, keys, |entry, record| {
         parts.claims.learn(entry);
         if entry.record.header.kind == RecordKind::Claim
             && let Some(ours) = claims.iter_mut().find(|c| c.id == entry.record.header.commit_id)
         {
             ours.at = entry.position;
         }
-        findings.look_at(entry, parts);
-        erased |= entry.position.stream == Stream::Identity && mentions_erasure(entry);
+        findings.look_at(record);
+        let erases = record
+            .commit()
+            .and_then(|c| Some((c.tenant.clone(), c.erases()?)));
+        erased.extend(erases);
     })?;
-    if erased {
+    // Not before all is written: who reads meanwhile might take into memory again what is purged here.
+    for (tenant, user) in &erased {
+        parts.views.forget(tenant, *user);
+    }
+    if !erased.is_empty() {
         parts.erasures.send_modify(|n| *n += 1);
     }
     Ok(findings)
-}
-
-/// Whether a record may erase somebody, without reading it: what was purged is to be taken off the disk in time.
-fn mentions_erasure(entry: &Entry) -> bool {
-    let text = std::str::from_utf8(&entry.record.value);
-    text.is_ok_and(|text| text.contains("\"com.gatelog.user.erased."))
 }
 
 /// Where this tenure appends. A partition in which a projection of the state stands still is left out.
@@ -260,6 +276,13 @@ pub(super) fn lanes(folder: &Folder, claims: &[Claim]) -> Result<Lanes, Takeover
         }
         lanes.insert((stream, partition), progress);
     }
+    // What activity decides rests on identity.
+    let known: HashSet<_> = lanes
+        .keys()
+        .filter(|(s, _)| *s == Stream::Identity)
+        .map(|(_, p)| *p)
+        .collect();
+    lanes.retain(|(_, partition), _| known.contains(partition));
     Ok(lanes)
 }
 

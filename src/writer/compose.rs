@@ -13,7 +13,7 @@ use gatelog_projections::projection::Located;
 use uuid::Uuid;
 
 use super::applier::{Append, Pending, Step, TableChanges};
-use super::decide::{commit_key, internal, rejected, stopped, unwritable};
+use super::decide::{commit_key, internal, rejected, stopped};
 use super::decider::Decider;
 use super::unwritten::{Decided, Said};
 use super::{Reply, Request, WriteError};
@@ -103,10 +103,6 @@ impl Decider {
         stream: Stream,
         partition: Partition,
     ) -> Result<(Arc<Commit>, Pending, Vec<TableChanges>), WriteError> {
-        // What was appended there would keep all others waiting, and end in nothing.
-        if !self.parts.log.is_writable(stream, partition) {
-            return Err(unwritable(stream, partition));
-        }
         let value = self.sealed_bytes(&commit)?;
         let limit = self.parts.max_record_bytes;
         if value.len() > limit {

@@ -65,6 +65,11 @@ impl Decider {
         if let Some(idempotency) = &request.idempotency {
             self.earlier_answer(request, idempotency, stream, partition, now)?;
         }
+        // What was appended there would keep all others waiting, and end in nothing; so would the question where it ends, which
+        // a refusal asks.
+        if !self.parts.log.is_writable(stream, partition) {
+            return Err(unwritable(stream, partition).into());
+        }
         let decision = match (&request.command, request.subject) {
             (Command::User(command), Subject::User(user)) => {
                 self.decide_user(request, user, command.clone(), partition, now)?
@@ -152,7 +157,36 @@ impl Decider {
         if answer.tag != request_tag(key.as_ref(), &idempotency.request) {
             return Err(WriteError::KeyReused.into());
         }
+        // One that was kept while the log was away is only to be recorded: its tokens are out.
+        if let Command::Session(_) = &request.command
+            && request.time.is_none()
+            && !self.is_open(&request.tenant, &answer, now)?
+        {
+            return Err(match self.parts.log.is_writable(stream, partition) {
+                true => rejected(session::Rejection::Ended).into(),
+                false => unwritable(stream, partition).into(),
+            });
+        }
         Err(Refusal::Replay(answer))
+    }
+
+    /// Whether what was answered still opens the door: tokens are made anew when an answer is given again, and whoever was
+    /// shut out since must get none. A refresh token that was exchanged since is not given out again either.
+    fn is_open(
+        &self,
+        tenant: &TenantId,
+        answer: &answers::Answer,
+        now: Timestamp,
+    ) -> Result<bool, WriteError> {
+        let (Some(id), Some(session)) = (answer.user, answer.session) else {
+            return Ok(true);
+        };
+        let user = users::get(self.view(users::NAME)?, tenant, id)?;
+        let session = sessions::get(self.view(sessions::NAME)?, tenant, id, session)?;
+        Ok(user.may_sign_in()
+            && session.is_some_and(|s| {
+                s.generation == answer.generation && s.is_live(user.credential_version, &self.policy, now)
+            }))
     }
 
     fn decide_user(
@@ -273,7 +307,31 @@ impl Decider {
             overlay: None,
             ..view
         };
-        Ok(users::get(durable, tenant, holding.user)?.has_email(email))
+        if users::get(durable, tenant, holding.user)?.has_email(email) {
+            return Ok(true);
+        }
+        match self.has_read(holding.user.shard().partition(self.parts.log.partitions())) {
+            true => Ok(false),
+            false => Err(WriteError::Unavailable {
+                reason: "whether the address is still in use is not known here at present".to_owned(),
+            }),
+        }
+    }
+
+    /// Whether all is folded that another node may have written of the users of a partition, but for the last seconds.
+    fn has_read(&self, partition: Partition) -> bool {
+        let place = (Stream::Identity, partition);
+        if self.lanes.contains_key(&place) {
+            return true;
+        }
+        let users = self
+            .state
+            .members()
+            .iter()
+            .find(|m| m.projection.name() == users::NAME);
+        let next = users.map_or(0, |m| m.mark.progress(place.0, place.1).next);
+        let heard = self.parts.log.heard_end(place.0, place.1);
+        heard.is_some_and(|heard| heard.is_current && heard.end <= next)
     }
 
     fn may_take(

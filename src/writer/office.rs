@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::applier::Unresolved;
+use super::claims::is_claimable;
 use super::takeover::{End, Message, Options, Owned, Parts, TakeoverError, Tenure, spawn};
 use super::{WriteError, Writer};
 
@@ -107,7 +108,7 @@ impl Office {
         let mut pause = UNCLAIMED;
         loop {
             metrics::gauge!("gatelog_unclaimed_partitions").set(tenure.left_out.len() as f64);
-            if tenure.left_out.iter().all(|place| !self.is_writable(place)) {
+            if !takes_any(&self.parts, &tenure.left_out) {
                 pause = UNCLAIMED;
             }
             if !tenure.left_out.is_empty() {
@@ -150,10 +151,6 @@ impl Office {
         }
     }
 
-    fn is_writable(&self, (stream, partition): &Place) -> bool {
-        self.parts.log.is_writable(*stream, *partition)
-    }
-
     /// Has a take-over begun anew when what was left out may take a claim, for as long as anybody is there to do it.
     fn wait_until_claimable(&self, places: Vec<Place>, pause: Duration) {
         tracing::error!(
@@ -170,8 +167,7 @@ impl Office {
                 let (Some(queue), Some(parts)) = (wake.upgrade(), parts.upgrade()) else {
                     return;
                 };
-                let is_writable = |(stream, partition): &Place| parts.log.is_writable(*stream, *partition);
-                if clock::monotonic() >= not_before && places.iter().any(is_writable) {
+                if clock::monotonic() >= not_before && takes_any(&parts, &places) {
                     let _ = queue.blocking_send(Message::Claimable);
                     return;
                 }
@@ -302,6 +298,13 @@ fn is_own_fault(e: &TakeoverError) -> bool {
             | TakeoverError::Keys(_)
             | TakeoverError::CatchUp(CatchUpError::Store(_) | CatchUpError::Key { .. })
     )
+}
+
+/// Whether one of these may be claimed at present.
+fn takes_any(parts: &Parts, places: &[Place]) -> bool {
+    places
+        .iter()
+        .any(|(stream, partition)| is_claimable(parts.log.as_ref(), *stream, *partition))
 }
 
 /// Only the log can tell what became of these, and it does not in time.

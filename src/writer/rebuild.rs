@@ -126,7 +126,7 @@ fn rebuild(
         Member::open(&parts.store, projection, table, parts.log.partitions()).map_err(|e| say(&e))?;
     let mut folder = Folder::new(parts.store.clone(), vec![member]);
     for _ in 0..PASSES {
-        let folded = catch_up(&mut folder, parts.log.as_ref(), parts.keys.as_ref(), |_| {
+        let folded = catch_up(&mut folder, parts.log.as_ref(), parts.keys.as_ref(), |_, _| {
             progress.folded.fetch_add(1, Ordering::Relaxed);
         })
         .map_err(|e| say(&e))?;

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use gatelog_events::clock;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::fence::Verdict;
+use gatelog_events::log::{Entry, LogError};
 use gatelog_projections::folder::{Decoded, Touched};
 
 use super::applier::{Applier, Failure};
@@ -46,6 +48,22 @@ impl Default for Looks {
     }
 }
 
+/// The next record, if the log tells it in time.
+pub(super) fn next_until(
+    rest: &mut BoxStream<'_, Result<Entry, LogError>>,
+    until: Instant,
+) -> Option<Result<Entry, LogError>> {
+    loop {
+        if let Some(told) = rest.next().now_or_never() {
+            return told;
+        }
+        if clock::monotonic() >= until {
+            return None;
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
 impl Applier {
     /// Takes the read models past what does not count. Error: a claim of another stands at the end, though the partition
     /// is ours; it must be claimed anew.
@@ -57,7 +75,11 @@ impl Applier {
         let places: Vec<(Place, Offset)> = self.lanes.iter().map(|(p, lane)| (*p, lane.next)).collect();
         for (place, next) in places {
             let is_quiet = looks.judged.insert(place, next) == Some(next);
-            let end = self.parts.log.heard_end(place.0, place.1);
+            let end = self
+                .parts
+                .log
+                .heard_end(place.0, place.1)
+                .map_or(0, |heard| heard.end);
             if !is_quiet || end <= next {
                 looks.claims.remove(&place);
                 continue;
@@ -87,11 +109,9 @@ impl Applier {
         let mut claim = None;
         let mut rest = self.parts.log.read(stream, partition, lane.next);
         while lane.next < end && clock::monotonic() < until {
-            let Some(told) = rest.next().now_or_never() else {
-                std::thread::sleep(STEP);
-                continue;
+            let Some(Ok(entry)) = next_until(&mut rest, until) else {
+                break;
             };
-            let Some(Ok(entry)) = told else { break };
             let (offset, header) = (entry.position.offset, entry.record.header);
             let mut fence = lane.fence;
             match fence.admit(offset, &header) {

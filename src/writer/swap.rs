@@ -25,8 +25,13 @@ impl Swap {
     }
 
     fn try_take_over(&mut self, parts: &Parts, owner: &mut Folder) -> Result<(), String> {
-        catch_up(&mut self.folder, parts.log.as_ref(), parts.keys.as_ref(), |_| {})
-            .map_err(|e| e.to_string())?;
+        catch_up(
+            &mut self.folder,
+            parts.log.as_ref(),
+            parts.keys.as_ref(),
+            |_, _| {},
+        )
+        .map_err(|e| e.to_string())?;
         let done = Folder::new(parts.store.clone(), Vec::new());
         let Some(member) = std::mem::replace(&mut self.folder, done).into_members().pop() else {
             return Err("there is no table to take over".to_owned());

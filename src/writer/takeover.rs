@@ -12,7 +12,7 @@ use gatelog_events::directory::Directory;
 use gatelog_events::domain::session;
 use gatelog_events::ids::{Partition, Position, Stream, TenantId, UserId};
 use gatelog_events::log::{AppendError, EventLog, LogError};
-use gatelog_events::seal::{KeySource, KeyStatus};
+use gatelog_events::seal::{KeySource, KeySourceError, KeyStatus};
 use gatelog_projections::answers;
 use gatelog_projections::catch_up::{CatchUpError, check_ends};
 use gatelog_projections::folder::{Decoded, Folder, Member};
@@ -182,10 +182,10 @@ impl Tenure {
         }
         let mut folder = Folder::new(parts.store.clone(), members);
         // Claims would hide that records were lost which are folded here already.
-        check_ends(&parts.store, projections, parts.log.as_ref())?;
+        let silent = check_ends(&parts.store, projections, parts.log.as_ref())?;
         let Claimed { mut claims, left_out } = claim_all(parts, owned)?;
         let wanted = unresolved.lock().iter().map(|u| u.commit.id).collect();
-        let findings = fold_to_claims(parts, &mut folder, wanted, &mut claims)?;
+        let findings = fold_to_claims(parts, &mut folder, wanted, &mut claims, silent)?;
         findings.answer(unresolved.lock().drain(..));
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
@@ -379,7 +379,12 @@ fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
         overlay: None,
     };
     for (tenant, user) in users::erased(view)? {
-        if matches!(parts.keys.key(&tenant, user)?, KeyStatus::Present(_)) {
+        let is_there = match parts.keys.key(&tenant, user) {
+            Ok(KeyStatus::Present(_)) | Err(KeySourceError::Unreadable(_)) => true,
+            Ok(KeyStatus::Destroyed | KeyStatus::Missing) => false,
+            Err(e) => return Err(e.into()),
+        };
+        if is_there {
             tracing::warn!(%user, "destroying the key of a user who was erased before");
             parts.destroy_key(&tenant, user);
         }

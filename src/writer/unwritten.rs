@@ -6,20 +6,24 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc;
+use std::time::Duration;
 
-use futures::StreamExt;
 use futures::executor::block_on;
 use futures::future::join_all;
-use gatelog_events::clock::Timestamp;
+use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::ids::{Offset, Partition, Stream, UserId};
 use gatelog_events::log::LogError;
 use gatelog_events::log::fence::Verdict;
 use gatelog_projections::answers::Answer;
 
 use super::applier::{Applier, BATCH, Failure, Step};
+use super::strays::next_until;
 use super::{Outcome, Reply, WriteError};
 
 type Place = (Stream, Partition);
+
+/// How long the log may take to tell what stands in a partition. All others wait meanwhile.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A result for which nothing is appended, and that waits for its turn.
 pub(super) struct Decided {
@@ -133,7 +137,7 @@ impl Applier {
         }
         let mut outcomes: HashMap<Place, Result<(), Outdated>> = HashMap::new();
         for (place, end) in ends {
-            outcomes.insert(place, block_on(self.is_ours_until(place, end)));
+            outcomes.insert(place, self.is_ours_until(place, end));
         }
         let mut replaced = None;
         for h in held.drain(..) {
@@ -152,13 +156,15 @@ impl Applier {
         replaced.map_or(Ok(()), |reason| Err(Failure::because(reason)))
     }
 
-    async fn is_ours_until(&self, (stream, partition): Place, end: Offset) -> Result<(), Outdated> {
+    fn is_ours_until(&self, (stream, partition): Place, end: Offset) -> Result<(), Outdated> {
         let Some(mut lane) = self.lanes.get(&(stream, partition)).copied() else {
             return Ok(());
         };
         let mut rest = self.parts.log.read(stream, partition, lane.next);
+        let until = clock::monotonic() + PATIENCE;
         while lane.next < end {
-            let entry = rest.next().await.unwrap_or(Err(LogError::Closed));
+            let told = next_until(&mut rest, until);
+            let entry = told.unwrap_or_else(|| Err(silent((stream, partition))));
             let entry = entry.map_err(Outdated::Unknown)?;
             let at = entry.position.offset;
             if at < end && lane.fence.admit(at, &entry.record.header) == Verdict::Claim {
@@ -202,6 +208,13 @@ enum Outdated {
     Replaced(Offset),
     /// The log does not tell.
     Unknown(LogError),
+}
+
+fn silent((stream, partition): Place) -> LogError {
+    LogError::Unreachable {
+        place: format!("{stream}:{partition}"),
+        what: "it does not tell in time what stands there".to_owned(),
+    }
 }
 
 fn not_owner((stream, partition): Place) -> WriteError {

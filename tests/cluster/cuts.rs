@@ -25,6 +25,7 @@ const FORWARDED: &str = "4s";
 /// other tests.
 const ANSWERED: Duration = Duration::from_secs(20);
 
+const EVENTS: &str = "/v1/feeds/crm/events";
 const NEW_PASSWORD: &str = "nine crimson walruses hum";
 
 /// Two nodes on a broker, with a wire from each to the broker and a wire from the other node to each.
@@ -43,6 +44,11 @@ struct Page {
     emails: Vec<String>,
     withdrawn: usize,
     next: String,
+}
+
+/// Hears what comes until the node ends it.
+async fn ends(mut events: reqwest::Response) {
+    while events.chunk().await.unwrap().is_some() {}
 }
 
 /// The other address of somebody.
@@ -261,6 +267,22 @@ impl Stage {
         })
     }
 
+    /// Server-sent events of the feed `crm`, once the node knows it.
+    async fn follow(&self, n: usize) -> reqwest::Response {
+        let node = self.cluster.node(n);
+        let begun = clock::monotonic();
+        loop {
+            let call = node.client.get(format!("{}{EVENTS}", node.url));
+            let call = call.bearer_auth(BOOTSTRAP).header("accept", "text/event-stream");
+            let answer = call.timeout(crate::PATIENCE).send().await.unwrap();
+            if answer.status().as_u16() == 200 {
+                return answer;
+            }
+            assert!(begun.elapsed() < crate::PATIENCE, "{}", answer.status());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Who of the people are in partitions that node 1 writes.
     async fn written_by_the_other(&self) -> Vec<usize> {
         std::fs::write(&self.behind, "").unwrap();
@@ -317,8 +339,12 @@ async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
         return;
     };
     let token = stage.log_in(0, "p0@example.com").await;
+    let feed = json!({"fields": ["plan"], "events": []});
+    let defined = stage.cluster.ask(0, "PUT", "/v1/feeds/crm", Some(&feed), "crm");
+    assert_eq!(defined.await.0, 200);
     for (round, state) in [State::Silent, State::Torn].into_iter().enumerate() {
         let over = AtomicBool::new(false);
+        let follower = stage.follow(0).await;
         stage.to_kafka[0].set(state);
         let others = async {
             // It may still take what it hands on, but whatever it owned is soon the other's.
@@ -336,6 +362,10 @@ async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
             503
         );
         assert_eq!(stage.read(0, &path, &their_token).await, 503);
+        // Nor does it tell of anybody: they may have withdrawn by the other node.
+        ends(follower).await;
+        assert_eq!(stage.read(0, EVENTS, BOOTSTRAP).await, 503);
+        assert_eq!(stage.cluster.ask(1, "GET", EVENTS, None, "events").await.0, 200);
         stage.to_kafka[0].set(State::Whole);
         stage.consents(0, false, &format!("back-{round}")).await;
         let (status, body, _) = stage
@@ -344,6 +374,7 @@ async fn a_node_that_is_cut_off_from_kafka_is_replaced_and_comes_back() {
             .await;
         assert_eq!(status, 200, "{body}");
         assert_eq!(stage.read(0, &path, &their_token).await, 200);
+        assert_eq!(stage.cluster.ask(0, "GET", EVENTS, None, "events").await.0, 200);
         stage.consents(1, true, &format!("both-{round}")).await;
     }
     stage.cluster.verify();

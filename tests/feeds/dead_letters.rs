@@ -1,9 +1,17 @@
-//! Dead letters that are sent again: what is refused again, and what is not true any more.
+//! Dead letters that are sent again: what is refused again, what is not true any more, what is lost, and very many.
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use gatelog::feeds::push::Pushes;
+use gatelog::writer::{Command, Request};
+use gatelog_events::commit::Subject;
+use gatelog_events::domain::webhook::{DeadLetter, Told};
+use gatelog_events::domain::{Actor, feed};
+use gatelog_events::ids::{EventId, Partition, Stream, UserId};
+use gatelog_projections::webhooks::Hook;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::connectors::{self, Vendor};
 use super::consumer::*;
@@ -215,6 +223,150 @@ async fn a_withdrawal_that_is_not_true_any_more_is_not_told_when_it_is_sent_agai
         (&adas[0]["delivered_at"], &adas[0]["acknowledged_at"]),
         (&Value::Null, &Value::Null)
     );
+    pushing.abort();
+    server.stop().await;
+}
+
+fn hook(server: &Server) -> Hook<'_> {
+    Hook {
+        tenant: &server.started.node.config.tenant,
+        feed: "marketing",
+        webhook: "crm",
+    }
+}
+
+/// Says in the log that a record about somebody was not taken. Its number is its id.
+async fn bury(server: &Server, partition: Partition, record: u128, user: UserId, told: Told) {
+    let node = &server.started.node;
+    let letter = DeadLetter {
+        feed: "marketing".into(),
+        webhook: "crm".into(),
+        record: Uuid::from_u128(record),
+        user,
+        told,
+        attempts: 9,
+        status: Some(500),
+        reason: "the receiver answered 500".into(),
+    };
+    let request = Request {
+        tenant: node.config.tenant.clone(),
+        subject: Subject::Nobody,
+        partition: Some(partition),
+        command: Command::Feed(feed::Command::DeadLettered(letter)),
+        actor: Actor::System,
+        correlation_id: Uuid::nil(),
+        idempotency: None,
+        time: None,
+        after: None,
+    };
+    node.router.submit(request).await.unwrap();
+}
+
+/// The reasons of all dead letters, and whether each is to be sent again.
+fn reasons(server: &Server) -> Vec<(String, bool)> {
+    let letters = server.started.node.views.dead_letters(hook(server), None, 10_000);
+    let letters = letters.unwrap().into_iter();
+    letters
+        .map(|(_, _, dead)| (dead.letter.reason, dead.redriven_at.is_some()))
+        .collect()
+}
+
+/// Waits until there are so many dead letters that nobody has asked for.
+async fn until_waiting(server: &Server, so_many: usize) {
+    let views = &server.started.node.views;
+    let mut waiting = 0;
+    for _ in 0..3000 {
+        let letters = views.waiting_dead_letters(hook(server), 10_000);
+        waiting = letters.unwrap().len();
+        if waiting == so_many {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{waiting} wait, not {so_many}: {:#?}", reasons(server));
+}
+
+/// Retention may have cut off of the activity stream what they were to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_whose_events_are_gone_are_on_the_list_and_keep_no_others_from_being_sent() {
+    let (server, pushing) = start(LIFETIME).await;
+    define_marketing(&server).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    Consumer::of(&server, "marketing")
+        .await
+        .sees(&server, &[at])
+        .await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    receiver.until("ada", |r| r.emails().len() == 1).await;
+    // More than a lane takes up at once, and before the one that can be sent.
+    const LOST: usize = 70;
+    for record in 0..LOST as u128 {
+        let gone = Told::Happened {
+            stream: Stream::Activity,
+            offset: 0,
+            event_id: EventId(Uuid::nil()),
+            as_state: false,
+        };
+        bury(
+            &server,
+            Partition(0),
+            record,
+            UserId(Uuid::from_u128(record)),
+            gone,
+        )
+        .await;
+    }
+    let ada = UserId(ada.parse().unwrap());
+    bury(&server, Partition(0), u128::MAX, ada, Told::State).await;
+    until_waiting(&server, LOST + 1).await;
+    receiver.forget();
+    redrive(&server, LOST + 1).await;
+    receiver.until("ada again", |r| r.emails().len() == 1).await;
+    until_waiting(&server, LOST).await;
+    for _ in 0..3000 {
+        if reasons(&server).len() == LOST {
+            break;
+        }
+        // Hers was taken, which is not said yet.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let lost = "its event is not in the log any more, so that it cannot be sent again";
+    assert_eq!(reasons(&server), vec![(lost.to_owned(), false); LOST]);
+    pushing.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_of_very_many_can_be_sent_again() {
+    let (server, pushing) = start(LIFETIME).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    const MANY: u128 = 1100;
+    for some in (0..MANY).collect::<Vec<_>>().chunks(100) {
+        let buried = some.iter().map(|n| {
+            // Nobody may see them any more, so that there is nothing to send.
+            let user = UserId(Uuid::from_u128(*n));
+            bury(&server, Partition((*n % 8) as u16), *n, user, Told::State)
+        });
+        join_all(buried).await;
+    }
+    until_waiting(&server, 1100).await;
+    // The last of all, twice.
+    let last = Uuid::from_u128(MANY - 1);
+    let named = post(&server, "dead-letters/redrive", &json!({"records": [last, last]})).await;
+    assert_eq!(named.expect(200).body["records"], 1);
+    until_waiting(&server, 1099).await;
+    redrive(&server, 1000).await;
+    until_waiting(&server, 99).await;
+    redrive(&server, 99).await;
+    until_dead(&server, 0).await;
+    redrive(&server, 0).await;
+    let unknown = json!({"records": [last]});
+    post(&server, "dead-letters/redrive", &unknown)
+        .await
+        .problem(422, "invalid-input");
     pushing.abort();
     server.stop().await;
 }

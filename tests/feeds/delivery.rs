@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use gatelog::feeds::cursor::{Cursor, Lane};
+use gatelog::feeds::keys::Scope;
+use gatelog_events::ids::{Partition, Stream};
 use serde_json::json;
 
 use super::consumer::*;
@@ -274,5 +277,63 @@ async fn an_event_says_what_it_is_about_and_a_state_does_not() {
         ("user.profile_changed", json!(null)),
     ];
     assert_eq!(told, expected);
+    server.stop().await;
+}
+
+/// The consumer's cursor, with another place in the first partition.
+fn moved(server: &Server, consumer: &Consumer, to: impl Fn(&mut Lane)) -> String {
+    let node = &server.started.node;
+    let scope = Scope {
+        tenant: &node.config.tenant,
+        feed: &consumer.feed,
+    };
+    let text = consumer.cursor.as_ref().unwrap();
+    let mut cursor = Cursor::open(text, &node.feed_keys, scope, node.log.partitions()).unwrap();
+    to(&mut cursor.lanes[0]);
+    cursor.seal(&node.feed_keys, scope)
+}
+
+/// As where the log was restored from a backup: what is written at these places anew would never be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_beyond_the_end_of_the_log_is_none() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let logins = json!({"fields": ["plan"], "events": ["login.succeeded"]});
+    define(&server, "logins", &logins).await;
+    let (_, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    let mut other = Consumer::of(&server, "logins").await;
+    other.catch_up(&server, "", &at).await;
+    let end = async |stream| server.started.node.log.end(stream, Partition(0)).await.unwrap();
+    let (identity, activity) = (end(Stream::Identity).await, end(Stream::Activity).await);
+
+    let at_the_end = moved(&server, &consumer, |lane| lane.withdrawals = identity);
+    let page = consumer.ask(&server, &format!("after={at_the_end}"), &at).await;
+    page.expect(200);
+    let beyond = moved(&server, &consumer, |lane| lane.withdrawals = identity + 1);
+    let page = consumer.ask(&server, &format!("after={beyond}"), &at).await;
+    let page = page.problem(400, "invalid-cursor");
+    assert_eq!(page.body["errors"][0]["field"], "after");
+    assert!(page.text("detail").contains("begin anew"), "{}", page.body);
+    let stream = server.get("/v1/feeds/marketing/events").auth(&consumer.key);
+    let stream = stream
+        .with("accept", "text/event-stream")
+        .with("last-event-id", &beyond);
+    let refused = stream.send().await.problem(400, "invalid-cursor");
+    assert_eq!(refused.body["errors"][0]["field"], "Last-Event-ID");
+    let acknowledged = server
+        .post("/v1/feeds/marketing/acknowledgements")
+        .auth(&consumer.key)
+        .json(&json!({"cursor": beyond}));
+    let refused = acknowledged.send().await.problem(400, "invalid-cursor");
+    assert_eq!(refused.body["errors"][0]["field"], "cursor");
+
+    // Where activity ends is the business of those who follow it.
+    for (consumer, status) in [(&consumer, 200), (&other, 400)] {
+        let beyond = moved(&server, consumer, |lane| lane.activity = activity + 1);
+        let page = consumer.ask(&server, &format!("after={beyond}"), &at).await;
+        page.expect(status);
+    }
     server.stop().await;
 }

@@ -189,6 +189,8 @@ async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_
         .await
         .expect(200);
     assert_eq!(redriven.body["records"], 1);
+    let position = redriven.headers["gatelog-position"].to_str().unwrap();
+    assert!(position.starts_with("activity:"), "{position}");
     receiver
         .until("the dead letter", |r| {
             let taken = r.taken();

@@ -125,6 +125,43 @@ async fn the_next_page_acknowledges_the_one_before() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_tells_where_it_stands() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.catch_up(&server, "", &at).await;
+    let at = consent(&server, &ada, "newsletter", false).await;
+    consumer.catch_up(&server, "", &at).await;
+    expect(&server, 1, 0).await;
+    let acknowledge = async || {
+        let call = server.post("/v1/feeds/marketing/acknowledgements");
+        let body = json!({"cursor": consumer.cursor});
+        call.auth(&consumer.key).json(&body).send().await.expect(200)
+    };
+    let done = acknowledge().await;
+    let position = done.headers["gatelog-position"].to_str().unwrap();
+    let call = server.get("/v1/feeds/marketing/withdrawals").admin();
+    let read = call
+        .with("gatelog-min-position", position)
+        .send()
+        .await
+        .expect(200);
+    assert!(
+        read.body["withdrawals"][0]["acknowledged_at"].is_string(),
+        "{}",
+        read.body
+    );
+    let again = acknowledge().await;
+    assert_eq!(again.body["withdrawals"], 0);
+    assert!(
+        !again.headers.contains_key("gatelog-position"),
+        "nothing was written"
+    );
+    server.stop().await;
+}
+
 /// Waits until the report has all that is in the log by now.
 async fn settled(server: &Server) {
     let node = &server.started.node;

@@ -7,7 +7,7 @@ use gatelog_events::clock;
 use serde_json::{Value, json};
 
 use crate::node::{Home, Node};
-use crate::support::server::PASSWORD;
+use crate::support::server::{Answer, PASSWORD};
 
 async fn timeline(node: &Node, id: &str) -> Vec<Value> {
     let answer = node
@@ -68,7 +68,15 @@ struct Victim {
     id: String,
     access: String,
     refresh: String,
+    /// What that was given for, under a key.
+    exchanged: String,
     password: &'static str,
+}
+
+/// Exchanges a refresh token under a key.
+async fn exchange(node: &Node, key: &str, token: &str) -> Answer {
+    let call = node.post("/v1/sessions/refresh").with("idempotency-key", key);
+    call.json(&json!({"refresh_token": token})).send().await
 }
 
 impl Victim {
@@ -77,6 +85,9 @@ impl Victim {
             .await
             .problem(401, "invalid-credentials");
         node.refresh(&self.refresh).await.problem(401, "session-ended");
+        // The same request again is answered with tokens made anew, but not to who is out. Of the erased nothing is known.
+        let again = exchange(node, self.email, &self.exchanged).await;
+        assert!([401, 422].contains(&again.status.as_u16()), "{}", again.body);
         let of = |rest: &str| format!("/v1/users/{}{rest}", self.id);
         for path in [of(""), of("/timeline"), of("/consents"), of("/sessions")] {
             let answer = node.get(&path).auth(&self.access).send().await;
@@ -108,10 +119,14 @@ async fn line_24_disabled_erased_or_with_a_new_password() {
     ] {
         let id = node.register(email).await;
         let tokens = node.login(email, PASSWORD).await.expect(200);
+        let exchanged = tokens.text("refresh_token").to_owned();
+        let tokens = exchange(&node, email, &exchanged).await.expect(200);
         let (access, refresh) = (
             tokens.text("access_token").to_owned(),
             tokens.text("refresh_token").to_owned(),
         );
+        let again = exchange(&node, email, &exchanged).await.expect(200);
+        assert_eq!(again.text("refresh_token"), refresh);
         // Known to be good, so that a cache remembers it.
         node.user(&id, &access).await.expect(200);
         victims.push(Victim {
@@ -119,6 +134,7 @@ async fn line_24_disabled_erased_or_with_a_new_password() {
             id,
             access,
             refresh,
+            exchanged,
             password: "nine lazy walruses sing",
         });
     }

@@ -1,13 +1,15 @@
 //! Nodes that run: wrong clocks, two that take themselves for one, and topics and brokers that change meanwhile.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use serde_json::json;
 
 use crate::broker::{self, Broker};
 use crate::setup::{SECRET, Setup, admin, eventually, register, sibling, try_register};
 use crate::support::ports::free_address;
-use crate::support::process::consent;
+use crate::support::process::{Process, consent};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_differ() {
@@ -160,17 +162,24 @@ async fn where_some_partitions_take_no_writes_the_others_do() {
     for n in 0..40 {
         users.push(register(&node, &format!("u{n}@example.com")).await);
     }
-    broker.kill(3);
-    let take = async || {
+    let choose = async |granted| {
         let mut taken = 0;
         for user in &users {
             let path = format!("/v1/users/{user}/consents/newsletter");
-            let (status, body) = node.call("PUT", &path, Some(consent(true))).await.unwrap();
+            let (status, body) = node.call("PUT", &path, Some(consent(granted))).await.unwrap();
             assert!(status == 200 || status == 503, "{body}");
             taken += usize::from(status == 200);
         }
         taken
     };
+    let take = async || choose(true).await;
+    let feed = json!({"purpose": "newsletter", "fields": ["plan"], "events": []});
+    let (status, body) = node.call("PUT", "/v1/feeds/crm", Some(feed)).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    eventually("all consent", async || take().await == users.len()).await;
+    let mut reader = Reader::of(&node, "from=now").await;
+    eventually("all withdraw", async || choose(false).await == users.len()).await;
+    broker.kill(3);
     eventually("it is told", async || {
         let (_, ready) = node.call("GET", "/readyz", None).await.unwrap();
         ready["unwritable_partitions"].as_u64() > Some(0)
@@ -181,6 +190,12 @@ async fn where_some_partitions_take_no_writes_the_others_do() {
         taken > 0 && taken < users.len()
     })
     .await;
+    eventually("some are told to have withdrawn", async || {
+        reader.read_on(&node).await;
+        !reader.withdrawn.is_empty()
+    })
+    .await;
+    assert!(reader.withdrawn.len() < users.len());
     // Where a broker stays away, one copy may have to do.
     for topic in ["identity", "activity", "subject-keys"] {
         let topic = setup.topic(topic);
@@ -192,7 +207,51 @@ async fn where_some_partitions_take_no_writes_the_others_do() {
         assert!(altered[0].is_ok(), "{altered:?}");
     }
     eventually("all are", async || take().await == users.len()).await;
+    eventually("all are told to have withdrawn", async || {
+        reader.read_on(&node).await;
+        reader.withdrawn.len() == users.len()
+    })
+    .await;
     assert!(node.stop().success());
+}
+
+/// Who reads the feed `crm`, and of whom it was told that they have withdrawn.
+struct Reader {
+    after: String,
+    withdrawn: BTreeSet<String>,
+}
+
+impl Reader {
+    async fn of(node: &Process, from: &str) -> Self {
+        let path = format!("/v1/feeds/crm/events?{from}");
+        let (status, page) = node.call("GET", &path, None).await.unwrap();
+        assert_eq!(status, 200, "{page}");
+        Self {
+            after: page["next"].as_str().unwrap().to_owned(),
+            withdrawn: BTreeSet::new(),
+        }
+    }
+
+    /// Reads one by one, so that those of one partition stand before all others, until it is refused for now or there is
+    /// nothing more.
+    async fn read_on(&mut self, node: &Process) {
+        loop {
+            let path = format!("/v1/feeds/crm/events?limit=1&after={}", self.after);
+            let (status, page) = node.call("GET", &path, None).await.unwrap();
+            if status == 503 {
+                return;
+            }
+            assert_eq!(status, 200, "{page}");
+            let events = page["events"].as_array().unwrap().iter();
+            let gone = events.filter(|event| event["data"]["reason"].is_string());
+            self.withdrawn
+                .extend(gone.map(|event| event["subject"].as_str().unwrap().to_owned()));
+            self.after = page["next"].as_str().unwrap().to_owned();
+            if page["more"] == false {
+                return;
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -252,6 +252,8 @@ pub struct Feed {
     pub retired_at: Option<Timestamp>,
     /// The Kafka topic that has its records, where there is one.
     pub topic: Option<Topic>,
+    /// When it was given one first. What was written there stays when nothing more is.
+    pub topic_since: Option<Timestamp>,
     /// Where its records are posted, by name.
     pub webhooks: BTreeMap<String, Webhook>,
     /// Number of the last secret of webhooks that were removed, by name.

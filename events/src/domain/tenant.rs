@@ -234,6 +234,7 @@ impl Settings {
                         version: e.version,
                         generation: sequence,
                     });
+                    feed.topic_since.get_or_insert(time);
                 }
             }
             TenantEvent::FeedTopicRemoved(e) => {
@@ -245,7 +246,7 @@ impl Settings {
             | TenantEvent::WebhookRemoved(_)
             | TenantEvent::WebhookPaused(_)
             | TenantEvent::WebhookSecretRotated(_)
-            | TenantEvent::WebhookReplayed(_) => webhook::evolve(&mut self.feeds, event, sequence),
+            | TenantEvent::WebhookReplayed(_) => webhook::evolve(&mut self.feeds, event, time, sequence),
             TenantEvent::SignalStreamCreated(_)
             | TenantEvent::SignalStreamChanged(_)
             | TenantEvent::SignalStreamStatusSet(_)

@@ -118,8 +118,9 @@ pub struct Webhook {
     pub concurrency: u16,
     pub connector: Option<Connector>,
     pub paused: Option<PauseReason>,
-    /// Number of the settings' event with which it was set first.
+    /// Number of the settings' event with which it was set first, and when that was.
     pub since: u64,
+    pub set_at: Timestamp,
     /// Number of the settings' event with which it began last; what is said of an earlier beginning counts no more.
     pub generation: u64,
     pub from: ReplayFrom,
@@ -165,11 +166,16 @@ pub struct SetConnector {
 pub const MAX_WEBHOOKS: usize = 100;
 
 /// Folds one event into the webhooks of its feed.
-pub(super) fn evolve(feeds: &mut BTreeMap<String, Feed>, event: &TenantEvent, sequence: u64) {
+pub(super) fn evolve(
+    feeds: &mut BTreeMap<String, Feed>,
+    event: &TenantEvent,
+    time: Timestamp,
+    sequence: u64,
+) {
     match event {
         TenantEvent::WebhookSet(e) => {
             if let Some(feed) = feeds.get_mut(&e.feed) {
-                set(feed, e, sequence);
+                set(feed, e, time, sequence);
             }
         }
         TenantEvent::WebhookRemoved(e) => {
@@ -199,7 +205,7 @@ fn change(feeds: &mut BTreeMap<String, Feed>, feed: &str, name: &str, change: im
 }
 
 /// A webhook that is set again goes on where it stands; of another version it needs everyone's state anew.
-fn set(feed: &mut Feed, e: &WebhookSet, sequence: u64) {
+fn set(feed: &mut Feed, e: &WebhookSet, time: Timestamp, sequence: u64) {
     match feed.webhooks.get_mut(&e.name) {
         Some(known) => {
             if known.version != e.version {
@@ -220,6 +226,7 @@ fn set(feed: &mut Feed, e: &WebhookSet, sequence: u64) {
                 connector: e.connector.clone(),
                 paused: None,
                 since: sequence,
+                set_at: time,
                 generation: sequence,
                 from: ReplayFrom::Snapshot,
                 // Whoever had the name before knows the secrets up to then.

@@ -250,7 +250,7 @@ pub async fn a_waiting_reader_is_woken(subject: &mut dyn Subject) {
     assert_eq!(tail.await.unwrap(), entries(&sent.0, &sent.1));
 }
 
-/// `end` at every moment.
+/// `end` at every moment, and `ends` in the order that is asked for.
 pub async fn the_end_lies_above_what_was_acknowledged(subject: &mut dyn Subject) {
     let log = subject.log();
     assert_eq!(log.end(ID, P0).await.unwrap(), 0);
@@ -259,6 +259,8 @@ pub async fn the_end_lies_above_what_was_acknowledged(subject: &mut dyn Subject)
         assert!(log.end(ID, P0).await.unwrap() > position.offset);
     }
     assert_eq!(log.end(ID, P1).await.unwrap(), 0);
+    let ends = log.ends(&[(ID, P1), (ID, P0)]).await.unwrap();
+    assert_eq!(ends, [0, log.end(ID, P0).await.unwrap()]);
 }
 
 /// `TooLarge` names size and limit.
@@ -328,6 +330,7 @@ pub async fn partitions_and_streams_are_apart(subject: &mut dyn Subject) {
     let outside = Partition(log.partitions());
     assert!(log.append(ID, outside, text(1)).await.is_err());
     assert!(log.end(ID, outside).await.is_err());
+    assert!(log.ends(&[(ID, P0), (ID, outside)]).await.is_err());
     assert!(matches!(
         log.read(ID, outside, 0).next().await,
         Some(Err(LogError::Mismatch { .. }))

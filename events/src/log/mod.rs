@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::BoxStream;
 
 use crate::ids::{CommitId, Offset, Partition, Position, Stream};
@@ -147,6 +147,16 @@ pub enum LogError {
     Closed,
 }
 
+/// An end that was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The offset after the last record that was durable then.
+    pub end: Offset,
+    /// Whether it was told when the log was asked last, some seconds ago at the most. Else the log did not say, and more may
+    /// have been written since.
+    pub is_current: bool,
+}
+
 /// Records that are read to an end.
 pub type EntryIter = Box<dyn Iterator<Item = Result<Entry, LogError>> + Send>;
 
@@ -180,16 +190,23 @@ pub trait EventLog: Send + Sync {
     /// The offset after the last durable record.
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>>;
 
+    /// The ends of several partitions, in the order in which they are named.
+    fn ends(&self, places: &[(Stream, Partition)]) -> BoxFuture<'static, Result<Vec<Offset>, LogError>> {
+        let ends = places
+            .iter()
+            .map(|(stream, partition)| self.end(*stream, *partition));
+        try_join_all(ends).boxed()
+    }
+
     /// Whether a partition takes records at present, as far as that is known without asking anybody.
     fn is_writable(&self, _: Stream, _: Partition) -> bool {
         true
     }
 
-    /// The end as far as it is known without asking anybody: some seconds old perhaps, and 0 where nothing is known.
-    fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
-        self.end(stream, partition)
-            .now_or_never()
-            .and_then(Result::ok)
-            .unwrap_or(0)
+    /// The end as far as it is known without asking anybody; nothing where nobody has told it yet.
+    fn heard_end(&self, stream: Stream, partition: Partition) -> Option<Heard> {
+        let end = self.end(stream, partition).now_or_never()?.ok()?;
+        let is_current = true;
+        Some(Heard { end, is_current })
     }
 }

@@ -195,7 +195,7 @@ fn rebuild(
     for n in 0..=repetitions {
         let mut folder = fresh(&scratch.folder("rebuilt")?, &data.projections, PARTITIONS)?;
         let watch = Watch::start();
-        let records = catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_| {})?;
+        let records = catch_up(&mut folder, data.log.as_ref(), data.keys.as_ref(), |_, _| {})?;
         folder.store().flush()?;
         let ours = watch.stop(records as f64);
         let raw = bare::consume(log, records)?;

@@ -9,7 +9,8 @@
 //! - Withdrawals begin with `/batch/read`, which turns subjects into HubSpot's numbers and tells the address. Contacts that
 //!   are not there need nothing more, so that no empty contact comes into being.
 //!   - Withdrawn or disabled: the address is unsubscribed from the subscription type of setting `subscription_id`, if
-//!     there is one, and each mapped property is emptied by `/batch/update`.
+//!     there is one, and each mapped property is emptied by `/batch/update`; the address only once it is unsubscribed, as it
+//!     is needed for another attempt.
 //!   - Erased: `/gdpr-delete`, which also keeps the address from coming back. It takes HubSpot's number or an address;
 //!     another unique property is not documented for it. By address it would also put one that no contact has on the
 //!     blocklist, so the number is used.

@@ -1,5 +1,7 @@
 //! What is to be told at once.
 
+use std::collections::BTreeMap;
+
 use gatelog_events::domain::feed::HandedOver;
 use gatelog_events::ids::{Offset, Partition, Stream, UserId};
 use gatelog_projections::changes::{Happened, Withdrawal};
@@ -40,6 +42,11 @@ impl Item {
         }
     }
 
+    /// The partition, of so many, in which all that happens to them stands.
+    pub fn partition(&self, partitions: u16) -> Partition {
+        self.user().shard().partition(partitions)
+    }
+
     /// The withdrawal, if it is one, and its partition.
     pub fn handed_over(&self) -> Option<(Partition, HandedOver)> {
         match self {
@@ -71,6 +78,21 @@ pub struct Batch<T> {
     pub more: bool,
 }
 
+impl Batch<Item> {
+    /// Leaves what is of some partitions to a later batch. `before` is where this one began, with a lane per partition.
+    pub fn leave<T>(&mut self, partitions: &BTreeMap<Partition, T>, before: &Cursor) {
+        let all = u16::try_from(before.lanes.len()).unwrap_or(u16::MAX);
+        self.told
+            .retain(|item| !partitions.contains_key(&item.partition(all)));
+        for partition in partitions.keys() {
+            let lane = usize::from(partition.0);
+            if let (Some(now), Some(then)) = (self.cursor.lanes.get_mut(lane), before.lanes.get(lane)) {
+                *now = *then;
+            }
+        }
+    }
+}
+
 /// A batch on the way.
 pub(super) struct Filling<'m, T> {
     pub told: Vec<T>,
@@ -95,5 +117,71 @@ impl<T> Filling<'_, T> {
     pub fn room(&self) -> usize {
         let records = self.limit.saturating_sub(self.told.len());
         records.min(MAX_SCANNED.saturating_sub(self.scanned)).min(CHUNK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gatelog_events::clock::Timestamp;
+    use gatelog_events::ids::{EventId, Shard};
+    use gatelog_projections::changes::Cause;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::feeds::cursor::Lane;
+
+    fn user(shard: u16) -> UserId {
+        UserId::new(Timestamp::EPOCH, Shard(shard), [7; 8])
+    }
+
+    fn withdrawn(shard: u16) -> Item {
+        Item::Withdrawn {
+            partition: Shard(shard).partition(3),
+            offset: 5,
+            withdrawal: Withdrawal {
+                user: user(shard),
+                id: EventId(Uuid::nil()),
+                cause: Cause::Erased,
+                time: Timestamp::EPOCH,
+                sequence: 1,
+                purposes: Default::default(),
+            },
+        }
+    }
+
+    /// A cursor whose lanes are all at one offset.
+    fn cursor(at: Offset) -> Cursor {
+        let lane = Lane {
+            snapshot: None,
+            identity: at,
+            activity: at,
+            withdrawals: at,
+            since: 0,
+        };
+        Cursor {
+            version: 1,
+            turn: 2,
+            lanes: vec![lane; 3],
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_a_later_batch_is_all_of_its_partition_and_nothing_else() {
+        let mut batch = Batch {
+            told: vec![
+                withdrawn(4),
+                withdrawn(3),
+                Item::State { user: user(1) },
+                Item::State { user: user(2) },
+            ],
+            cursor: cursor(9),
+            more: false,
+        };
+        batch.leave(&BTreeMap::from([(Partition(1), ())]), &cursor(5));
+        let left: Vec<_> = batch.told.iter().map(|item| item.partition(3)).collect();
+        assert_eq!(left, [Partition(0), Partition(2)]);
+        let places: Vec<_> = batch.cursor.lanes.iter().map(|lane| lane.withdrawals).collect();
+        assert_eq!(places, [9, 5, 9]);
+        assert_eq!(batch.cursor.lanes[1], cursor(5).lanes[1]);
     }
 }

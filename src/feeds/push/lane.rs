@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
+use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::{Command, HandedOver};
 use gatelog_events::domain::tenant;
@@ -32,6 +33,7 @@ use super::pause::{self, LAND};
 use super::queue::Queue;
 use super::say::{Unheard, heard, request, say};
 use crate::feeds::cursor::{Cursor, Lane as Place, Snapshot};
+use crate::feeds::engine::Engine;
 use crate::node::Node;
 use crate::writer::{self, WriteError};
 
@@ -59,6 +61,8 @@ enum Unbegun {
     Store(#[from] StoreError),
     #[error("it cannot be said where it begins: {0}")]
     Write(#[from] WriteError),
+    #[error("the feed is retired, or the webhook paused")]
+    NotLive,
 }
 
 pub(super) struct Lane {
@@ -87,6 +91,8 @@ pub(super) struct Lane {
     /// Whether the log is being told of withdrawals or of how far the lane has come, and whether the latter is due.
     reporting: bool,
     due: bool,
+    /// Whether it is being told that events of dead letters are gone.
+    burying: bool,
     gone: bool,
     stop: CancellationToken,
 }
@@ -123,6 +129,7 @@ impl Lane {
             told: Vec::new(),
             reporting: false,
             due: false,
+            burying: false,
             gone: false,
             stop,
         }
@@ -300,6 +307,25 @@ pub(in crate::feeds) fn place(progress: &Progress) -> Place {
         // What it was told of it says itself.
         since: 0,
     }
+}
+
+/// Where a lane begins that is not on record. It owes what was withdrawn since the lane before it; where nothing is known of
+/// one, since its receiver was set first: what was said of it may have been cut off with the activity stream.
+pub(super) fn owing(
+    engine: &Engine<'_>,
+    begun: Cursor,
+    before: Option<&Progress>,
+    set_at: Timestamp,
+) -> Result<Cursor, StoreError> {
+    if before.is_some() {
+        return Ok(begun.owing(before.map(place)));
+    }
+    let mut owing = begun;
+    let since = engine.since(owing.version, set_at)?;
+    for (lane, since) in owing.lanes.iter_mut().zip(&since.lanes) {
+        lane.withdrawals = lane.withdrawals.min(since.identity);
+    }
+    Ok(owing)
 }
 
 /// Whether so much was passed without anything to tell that it is worth saying.

@@ -11,6 +11,7 @@ use futures::future::{BoxFuture, FutureExt, try_join_all};
 use gatelog_events::clock;
 use gatelog_events::domain::feed::{Command, HandedOver, Handover, TOPIC, Topic};
 use gatelog_events::domain::tenant::Settings;
+use gatelog_events::domain::webhook::Progress;
 use gatelog_events::ids::Partition;
 use gatelog_events::log::LogError;
 use gatelog_events::log::kafka::{KafkaLog, Outlet, OutletMessage};
@@ -20,7 +21,7 @@ use gatelog_projections::webhooks::Hook;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::lane::{far, place, progress};
+use super::lane::{far, owing, place, progress};
 use super::pause::LAND;
 use super::say::{Unheard, heard, say};
 use super::topic_name;
@@ -75,6 +76,8 @@ enum Broken {
     Write(#[from] crate::writer::WriteError),
     #[error("a record cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("the feed is retired")]
+    Retired,
 }
 
 impl TopicLane {
@@ -101,7 +104,7 @@ impl TopicLane {
         };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            heard = heard(&self.node, self.partition) => heard?,
+            ready = self.let_land() => ready?,
         }
         let (mut cursor, is_said) = self.begin()?;
         let mut said = cursor.lanes.first().copied().unwrap_or_default();
@@ -196,14 +199,31 @@ impl TopicLane {
         tokio::task::block_in_place(|| f(engine, &settings)).map(Some)
     }
 
-    /// Where it was left, or where it begins; and whether that is on record.
-    fn begin(&self) -> Result<(Cursor, bool), Broken> {
+    /// Waits until it is known how far the lanes before came, and until nothing of what they had under way can come any more:
+    /// a record that lands behind the tombstone of a withdrawal stays for ever. Also where they were this node's own, whose
+    /// producer may have been replaced. Before they told anything they said where they began, so that where nothing is said
+    /// nothing is under way.
+    async fn let_land(&self) -> Result<(), Broken> {
+        heard(&self.node, self.partition).await?;
+        if self.known()?.is_some() {
+            tokio::time::sleep(Outlet::LANDING).await;
+        }
+        Ok(())
+    }
+
+    /// What lanes said last, whichever version of the feed they told.
+    fn known(&self) -> Result<Option<Progress>, StoreError> {
         let hook = Hook {
             tenant: &self.node.config.tenant,
             feed: &self.feed,
             webhook: TOPIC,
         };
-        let known = self.node.views.webhook_progress(hook, self.partition)?;
+        self.node.views.webhook_progress(hook, self.partition)
+    }
+
+    /// Where it was left, or where it begins; and whether that is on record.
+    fn begin(&self) -> Result<(Cursor, bool), Broken> {
+        let known = self.known()?;
         let version = self.topic.version;
         if let Some(known) = known.as_ref()
             && known.generation == self.topic.generation
@@ -212,18 +232,14 @@ impl TopicLane {
             let turn = 0;
             return Ok((Cursor { version, turn, lanes }, true));
         }
-        let begun = self.with_engine(|engine, _| Ok(engine.begin(version, 1, Start::Snapshot)))?;
-        Ok(match begun {
-            Some(begun) => (begun.owing(known.as_ref().map(place)), false),
-            None => {
-                let nowhere = Cursor {
-                    version,
-                    turn: 0,
-                    lanes: Vec::new(),
-                };
-                (nowhere, true)
-            }
-        })
+        let begun = self.with_engine(|engine, settings| {
+            let feed = settings.feeds.get(&self.feed);
+            let set_at = feed.and_then(|f| f.topic_since).unwrap_or_default();
+            let begun = engine.begin(version, 1, Start::Snapshot);
+            Ok(owing(&engine, begun, known.as_ref(), set_at)?)
+        })?;
+        // It may be back before this lane is ended, and must not go on from nowhere then.
+        Ok((begun.ok_or(Broken::Retired)?, false))
     }
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.

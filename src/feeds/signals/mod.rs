@@ -19,7 +19,6 @@ pub mod types;
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use gatelog_events::commit::Subject;
 use gatelog_events::domain::feed::Command;
 use gatelog_events::domain::signals::{Begins, SignalStream};
@@ -50,8 +49,12 @@ pub fn home(stream_id: Uuid, partitions: u16) -> Partition {
 
 /// Where a stream begins that is to tell what happens from now on. The log is asked: what is not folded yet happened before.
 pub async fn from_now(node: &Node) -> Result<Begins, LogError> {
-    let of =
-        |stream| try_join_all((0..node.log.partitions()).map(move |p| node.log.end(stream, Partition(p))));
+    let of = |stream| {
+        let places: Vec<_> = (0..node.log.partitions())
+            .map(|p| (stream, Partition(p)))
+            .collect();
+        node.log.ends(&places)
+    };
     let (identity, activity) = futures::try_join!(of(Stream::Identity), of(Stream::Activity))?;
     Ok(Begins { identity, activity })
 }

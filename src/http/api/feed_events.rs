@@ -1,19 +1,19 @@
 //! `GET /v1/feeds/{feed}/events`: what happened, page by page or as it happens (server-sent events).
 
-use std::convert::Infallible;
+mod sse;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures::stream::{self, Stream, StreamExt};
+use axum::response::Response;
 use gatelog_events::clock;
-use gatelog_events::domain::feed::{Command, Version};
+use gatelog_events::domain::feed::{Command, Handover, Version};
 use gatelog_events::domain::tenant::Settings;
-use gatelog_events::ids::Partition;
+use gatelog_events::ids::{Partition, Position};
 use gatelog_projections::{changes, users};
 use serde::{Deserialize, Serialize};
 
@@ -21,15 +21,17 @@ use super::feeds::known;
 use crate::error::{Kind, Problem};
 use crate::feeds::cursor::Cursor;
 use crate::feeds::engine::{Batch, Engine, Item, Start};
-use crate::feeds::handover;
+use crate::feeds::handover::{self, Unsaid};
 use crate::feeds::keys::Scope;
 use crate::feeds::record::{CloudEvent, Envelope, Record};
 use crate::http::app::App;
-use crate::http::ask::MinPosition;
+use crate::http::ask::{MinPosition, log_ends, reachable};
 use crate::http::body::Json;
 use crate::http::caller::Caller;
+use crate::http::envelope::Arrived;
 use crate::http::params::{Name, Query};
-use crate::http::reply::{json, ok};
+use crate::http::reply::{ok, written_in};
+use crate::writer::WriteError;
 
 const LAST_EVENT_ID: &str = "last-event-id";
 const DEFAULT_LIMIT: usize = 100;
@@ -38,7 +40,6 @@ const MAX_LIMIT: usize = 1000;
 const MAX_WAIT: u64 = 25;
 /// How often a waiting consumer looks whether it may go on waiting.
 const LOOK: Duration = Duration::from_secs(1);
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `?after=&limit=&version=&from=&wait=`.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -99,6 +100,7 @@ pub struct Acknowledged {
 )]
 pub async fn follow(
     State(app): State<App>,
+    Arrived(arrived): Arrived,
     caller: Caller,
     Name(feed): Name,
     Query(query): Query<EventsQuery>,
@@ -121,13 +123,20 @@ pub async fn follow(
     let wait = number(query.wait.as_ref(), "wait", 0..=MAX_WAIT, 0)?;
     caller.follows(&feed)?;
     min.reached(&app, &[changes::NAME, users::NAME]).await?;
+    reachable(&app)?;
+    let given = if resumed.is_some() {
+        "Last-Event-ID"
+    } else {
+        "after"
+    };
     let mut follower = Follower::open(app, caller, feed, &query, resumed)?;
     follower.limit = usize::try_from(limit).unwrap_or(DEFAULT_LIMIT);
-    follower.acknowledge().await?;
+    follower.fits_the_log(given).await?;
+    follower.go_on().await?;
     if streaming {
-        return Ok(follower.stream());
+        return Ok(sse::answer(follower));
     }
-    follower.page(Duration::from_secs(wait)).await
+    follower.page(arrived + Duration::from_secs(wait)).await
 }
 
 /// Says that everything up to a cursor has arrived, where nothing more is asked for.
@@ -157,8 +166,9 @@ pub async fn acknowledge(
             problem
         }
     })?;
-    let withdrawals = follower.acknowledge().await?;
-    json(StatusCode::OK, &Acknowledged { withdrawals })
+    follower.fits_the_log("cursor").await?;
+    let (withdrawals, positions) = follower.acknowledge().await?;
+    written_in(&positions, &Acknowledged { withdrawals })
 }
 
 fn wants_stream(headers: &HeaderMap) -> bool {
@@ -200,7 +210,16 @@ fn no_cursor(field: &str) -> Problem {
     .field(field, "It is not a cursor of this feed.")
 }
 
+fn beyond(field: &str) -> Problem {
+    Problem::new(
+        Kind::InvalidCursor,
+        "Leave the cursor out to begin anew: the log has lost what it was told from, as where it was restored from a backup.",
+    )
+    .field(field, "It goes beyond the end of the log.")
+}
+
 /// One consumer of one feed.
+#[derive(Clone)]
 struct Follower {
     app: App,
     caller: Caller,
@@ -301,61 +320,156 @@ impl Follower {
         self.cursor.seal(&self.app.node.feed_keys, scope)
     }
 
-    /// Says in the log that the consumer knows what it was told up to its cursor. How many withdrawals that concerns.
-    async fn acknowledge(&self) -> Result<usize, Problem> {
-        let node = &self.app.node;
-        let told = handover::acknowledged(&node.views, self.app.tenant(), &self.feed, &self.cursor)?;
+    /// Refuses a cursor that is beyond the end of the log, which has lost its end since then: what is written there anew would
+    /// not be told. The log is asked only where this node has not folded so much.
+    async fn fits_the_log(&self, field: &str) -> Result<(), Problem> {
+        let log = &self.app.node.log;
+        let is_heard = |told: &Position| {
+            let heard = log.heard_end(told.stream, told.partition);
+            heard.is_some_and(|heard| heard.end >= told.offset)
+        };
+        let mut told = self.unfolded()?;
+        told.retain(|told| !is_heard(told));
+        if told.is_empty() {
+            return Ok(());
+        }
+        let places = told.iter().map(|told| (told.stream, told.partition)).collect();
+        // One that does not say where it ends has not said that it ends before.
+        let ends = log_ends(&self.app, places).await.unwrap_or_default();
+        match told.iter().zip(ends).any(|(told, end)| end < told.offset) {
+            true => Err(beyond(field)),
+            false => Ok(()),
+        }
+    }
+
+    fn unfolded(&self) -> Result<Vec<Position>, Problem> {
+        let settings = self.app.node.views.settings(self.app.tenant())?;
+        let version = self.version(&settings)?;
+        Ok(self.engine(&settings, version).unfolded(&self.cursor))
+    }
+
+    /// Says in the log that the consumer knows what it was told up to its cursor. How many withdrawals that concerns, and
+    /// where it stands.
+    async fn acknowledge(&self) -> Result<(usize, Vec<Position>), Problem> {
+        let told = self.unacknowledged()?;
         let count = told.values().map(Vec::len).sum();
-        self.record(told, Command::WithdrawalsAcknowledged).await?;
-        Ok(count)
+        let said = self.record(told, Command::WithdrawalsAcknowledged).await;
+        let positions = said.into_values().collect::<Result<Vec<_>, WriteError>>()?;
+        Ok((count, positions.concat()))
     }
 
-    async fn record(
-        &self,
-        told: handover::Told,
-        what: fn(gatelog_events::domain::feed::Handover) -> Command,
-    ) -> Result<(), Problem> {
-        let (router, tenant) = (&self.app.node.router, self.app.tenant());
-        handover::record(router, tenant, &self.feed, told, &self.caller.actor(), what).await?;
-        Ok(())
+    /// Says the same, as far as it can be said, for a consumer who goes on: what it knows of other partitions stays open until
+    /// it goes on the next time. An error where nothing can be said of any.
+    async fn go_on(&self) -> Result<(), Problem> {
+        let told = self.unacknowledged()?;
+        let unsaid = handover::unsaid(self.record(told, Command::WithdrawalsAcknowledged).await);
+        if handover::is_sayable_elsewhere(&self.app.node, &unsaid) {
+            return Ok(());
+        }
+        match unsaid.into_values().next() {
+            Some(e) => Err(e.into()),
+            None => Ok(()),
+        }
     }
 
-    /// What comes next. Which withdrawals are in it is on record before it leaves.
-    async fn batch(self) -> Result<(Self, Batch<(Item, Record)>), Problem> {
-        let blocking = tokio::task::spawn_blocking(move || {
-            let settings = self.app.node.views.settings(self.app.tenant())?;
-            let version = self.version(&settings)?;
-            let batch = self
-                .engine(&settings, version)
-                .records(self.cursor.clone(), self.limit)?;
-            Ok::<_, Problem>((self, batch))
-        });
-        let (mut follower, batch) = blocking.await.map_err(|e| Problem::internal(&e))??;
-        let (views, tenant) = (&follower.app.node.views, follower.app.tenant());
-        let withdrawals = batch.told.iter().filter_map(|(item, _)| item.handed_over());
-        let told = handover::news(views, tenant, &follower.feed, withdrawals)?;
-        follower.record(told, Command::WithdrawalsDelivered).await?;
-        follower.cursor = batch.cursor.clone();
-        Ok((follower, batch))
+    fn unacknowledged(&self) -> Result<handover::Told, Problem> {
+        let (views, tenant) = (&self.app.node.views, self.app.tenant());
+        Ok(handover::acknowledged(views, tenant, &self.feed, &self.cursor)?)
     }
 
-    async fn page(self, wait: Duration) -> Result<Response, Problem> {
-        let until = clock::monotonic() + wait;
-        let (mut follower, mut batch) = self.batch().await?;
+    async fn record(&self, told: handover::Told, what: fn(Handover) -> Command) -> handover::Said {
+        handover::record(&self.app.node, &self.feed, told, &self.caller.actor(), what).await
+    }
+
+    /// What comes next, and why something of it has to wait, if so. Which withdrawals are in it is on record before it leaves.
+    ///
+    /// Of a partition in which that cannot be recorded nothing is in it, and the cursor stays there. A node that is cut off
+    /// gives nothing: others may know of somebody who has withdrawn.
+    async fn batch(&mut self) -> Result<(Batch<Item>, Option<WriteError>), Problem> {
+        reachable(&self.app)?;
+        let mut aside = Unsaid::new();
+        loop {
+            let mut batch = self.read(aside.keys().copied().collect()).await?;
+            let unsaid = self.hand_over(&batch.told).await?;
+            batch.leave(&unsaid, &self.cursor);
+            let is_all = unsaid.is_empty();
+            aside.extend(unsaid);
+            // A batch may be full of withdrawals of one partition: without it there may be others.
+            if is_all || batch.cursor.lanes != self.cursor.lanes {
+                self.cursor = batch.cursor.clone();
+                return Ok((batch, aside.into_values().next()));
+            }
+        }
+    }
+
+    async fn read(&self, aside: BTreeSet<Partition>) -> Result<Batch<Item>, Problem> {
+        let follower = self.clone();
+        tokio::task::spawn_blocking(move || follower.read_now(&aside)).await?
+    }
+
+    /// Reads the store; blocks.
+    fn read_now(&self, aside: &BTreeSet<Partition>) -> Result<Batch<Item>, Problem> {
+        let settings = self.app.node.views.settings(self.app.tenant())?;
+        let version = self.version(&settings)?;
+        let engine = self.engine(&settings, version);
+        Ok(engine.visible(self.cursor.clone(), self.limit, aside)?)
+    }
+
+    /// Says in the log which withdrawals are about to leave. Where that could not be said.
+    async fn hand_over(&self, told: &[Item]) -> Result<Unsaid, Problem> {
+        let (views, tenant) = (&self.app.node.views, self.app.tenant());
+        let withdrawals = told.iter().filter_map(Item::handed_over);
+        let news = handover::news(views, tenant, &self.feed, withdrawals)?;
+        let said = self.record(news, Command::WithdrawalsDelivered).await;
+        Ok(handover::unsaid(said))
+    }
+
+    /// What is told of these now.
+    async fn records(&self, told: Vec<Item>) -> Result<Vec<Record>, Problem> {
+        let follower = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let records = told.iter().map(|item| follower.leaving(item));
+            records
+                .filter_map(Result::transpose)
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await?
+    }
+
+    /// What an item says as it leaves; nothing if its subject may not be seen any more. An error where the caller may not
+    /// follow any more, or this node is cut off. Reads a row of the store.
+    fn leaving(&self, item: &Item) -> Result<Option<Record>, Problem> {
+        reachable(&self.app)?;
+        let settings = self.app.node.views.settings(self.app.tenant())?;
+        let version = self.version(&settings)?;
+        Ok(self.engine(&settings, version).record(item)?)
+    }
+
+    async fn page(mut self, until: Instant) -> Result<Response, Problem> {
+        let (mut batch, mut waits) = self.batch().await?;
         while batch.told.is_empty() {
             let left = until.saturating_duration_since(clock::monotonic());
-            if left.is_zero() || follower.is_stopping() {
+            if left.is_zero() || self.is_stopping() {
                 break;
             }
-            if !batch.more {
-                follower.wait(left.min(LOOK)).await?;
+            if waits.is_some() {
+                // Nothing tells when it can be recorded again.
+                tokio::time::sleep(left.min(LOOK)).await;
+            } else if !batch.more {
+                self.wait(left.min(LOOK)).await?;
             }
-            (follower, batch) = follower.batch().await?;
+            (batch, waits) = self.batch().await?;
         }
-        let envelope = follower.envelope();
+        if let Some(e) = waits
+            && batch.told.is_empty()
+        {
+            return Err(e.into());
+        }
+        let records = self.records(batch.told).await?;
+        let envelope = self.envelope();
         ok(&Page {
-            events: batch.told.iter().map(|(_, r)| envelope.event(r)).collect(),
-            next: follower.sealed(),
+            events: records.iter().map(|r| envelope.event(r)).collect(),
+            next: self.sealed(),
             more: batch.more,
         })
     }
@@ -378,52 +492,25 @@ impl Follower {
         self.app.node.is_stopping()
     }
 
-    fn stream(self) -> Response {
-        let batches = stream::unfold(Some(self), |follower| async move { follower?.next().await });
-        let events = batches.flat_map(stream::iter);
-        Sse::new(infallible(events))
-            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-            .into_response()
-    }
-
-    /// The next events; nothing once the caller may not follow any more, or the node stops. The consumer comes back then,
-    /// and hears why.
-    async fn next(self) -> Option<(Vec<Event>, Option<Self>)> {
-        let mut follower = self;
-        loop {
-            if follower.is_stopping() {
-                return None;
+    /// The next batch that moves the consumer's place; nothing once the caller may not follow any more, or the node stops or
+    /// is cut off.
+    async fn next_batch(&mut self) -> Option<Vec<Item>> {
+        while !self.is_stopping() {
+            let before = self.cursor.clone();
+            let (batch, waits) = self.batch().await.ok()?;
+            let is_worth_it = !batch.told.is_empty() || !batch.more || waits.is_some();
+            if self.cursor != before && is_worth_it {
+                return Some(batch.told);
             }
-            let before = follower.cursor.clone();
-            let (again, batch) = follower.batch().await.ok()?;
-            follower = again;
-            if follower.cursor != before && (!batch.told.is_empty() || !batch.more) {
-                let events = follower.events(&batch);
-                return Some((events, Some(follower)));
-            }
-            if !batch.more {
-                follower.wait(LOOK).await.ok()?;
+            if waits.is_some() {
+                // Nothing tells when it can be recorded again.
+                tokio::time::sleep(LOOK).await;
+            } else if !batch.more {
+                self.wait(LOOK).await.ok()?;
             }
         }
+        None
     }
-
-    /// One server-sent event per record. Only the last one has an id: who is cut off before it gets all of them again. Where
-    /// nothing is to be told, an id alone moves the consumer's place.
-    fn events(&self, batch: &Batch<(Item, Record)>) -> Vec<Event> {
-        let envelope = self.envelope();
-        let mut events: Vec<_> = batch
-            .told
-            .iter()
-            .filter_map(|(_, record)| Event::default().json_data(envelope.event(record)).ok())
-            .collect();
-        let last = events.pop().unwrap_or_default();
-        events.push(last.id(self.sealed()));
-        events
-    }
-}
-
-fn infallible(events: impl Stream<Item = Event>) -> impl Stream<Item = Result<Event, Infallible>> {
-    events.map(Ok)
 }
 
 fn start(query: &EventsQuery) -> Result<Start, Problem> {

@@ -1,9 +1,9 @@
 //! `/v1/feeds/{feed}/webhooks`: where records are posted, their secrets, replays and dead letters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use gatelog_events::clock::{self, Timestamp};
@@ -15,7 +15,7 @@ use gatelog_events::domain::webhook::{
     WebhookRemoved, WebhookReplayed, WebhookSecretRotated,
 };
 use gatelog_events::ids::{Partition, Position, UserId};
-use gatelog_projections::webhooks::{Dead, Hook};
+use gatelog_projections::webhooks::Hook;
 use gatelog_projections::{settings, webhooks};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,8 +33,8 @@ use crate::http::body::Json;
 use crate::http::caller::Caller;
 use crate::http::check::Check;
 use crate::http::cursor::{self, List, PageQuery};
-use crate::http::params::{Name, Query};
-use crate::http::reply::{Done, done, json, ok, written};
+use crate::http::params::{Name, Names, Query};
+use crate::http::reply::{Done, done, ok, written, written_in};
 use crate::writer::{Command, Outcome, Request};
 
 const ROUTE: &str = "feed-dead-letters";
@@ -47,8 +47,6 @@ const DEFAULT_OVERLAP: u64 = 24 * 60 * 60;
 const MAX_OVERLAP: u64 = 30 * 24 * 60 * 60;
 /// Dead letters that one request sends again.
 const MAX_REDRIVEN: usize = 1000;
-
-type Named = Path<(String, String)>;
 
 /// Where the records of a feed are to be posted.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -155,7 +153,7 @@ pub struct DeadLetterBody {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedriveInput {
-    /// Ids of records; up to 1,000 of those there are if absent.
+    /// Ids of records; if absent, up to 1,000 of those that nobody has asked for: withdrawals, then the oldest.
     pub records: Option<Vec<Uuid>>,
 }
 
@@ -227,7 +225,7 @@ pub async fn list(
 pub async fn put(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
     Json { value, raw }: Json<WebhookInput>,
 ) -> Result<Response, Problem> {
@@ -332,7 +330,7 @@ async fn with_secret(app: &App, feed: &str, name: &str, outcome: &Outcome) -> Re
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::FeedsWrite)?;
@@ -350,7 +348,7 @@ pub async fn remove(
 pub async fn pause(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::FeedsWrite)?;
@@ -369,7 +367,7 @@ pub async fn pause(
 pub async fn rotate(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
     Json { value, raw }: Json<RotationInput>,
 ) -> Result<Response, Problem> {
@@ -400,7 +398,7 @@ pub async fn rotate(
 pub async fn replay(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
     Json { value, raw }: Json<ReplayInput>,
 ) -> Result<Response, Problem> {
@@ -434,7 +432,7 @@ pub async fn replay(
 pub async fn dead_letters(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     Query(page): Query<PageQuery>,
     min: MinPosition,
 ) -> Result<Response, Problem> {
@@ -484,6 +482,37 @@ fn of<'a>(app: &'a App, feed: &'a str, webhook: &'a str) -> Hook<'a> {
     }
 }
 
+/// The dead letters that are named, or those whose turn it is, by partition. Reads the store; blocks.
+fn selected(
+    app: &App,
+    hook: Hook<'_>,
+    named: Option<&BTreeSet<Uuid>>,
+) -> Result<BTreeMap<Partition, Vec<Uuid>>, Problem> {
+    let (views, partitions) = (&app.node.views, app.node.log.partitions());
+    let letters = match named {
+        None => views.waiting_dead_letters(hook, MAX_REDRIVEN)?,
+        Some(records) => {
+            let mut letters = Vec::with_capacity(records.len());
+            for record in records {
+                let partition = views.dead_letter_partition(hook, partitions, *record)?;
+                letters.push((partition.ok_or_else(no_dead_letter)?, *record));
+            }
+            letters
+        }
+    };
+    let mut by_partition: BTreeMap<Partition, Vec<Uuid>> = BTreeMap::new();
+    for (partition, record) in letters {
+        by_partition.entry(partition).or_default().push(record);
+    }
+    Ok(by_partition)
+}
+
+fn no_dead_letter() -> Problem {
+    let remedy = "Correct the fields named in `errors`; /docs describes them.";
+    Problem::new(Kind::InvalidInput, remedy)
+        .field("records", "Not all of them are dead letters of this webhook.")
+}
+
 /// Sends dead letters again.
 #[utoipa::path(
     post, path = "/v1/feeds/{feed}/webhooks/{webhook}/dead-letters/redrive", tag = "feeds",
@@ -494,7 +523,7 @@ fn of<'a>(app: &'a App, feed: &'a str, webhook: &'a str) -> Hook<'a> {
 pub async fn redrive(
     State(app): State<App>,
     caller: Caller,
-    Path((feed, name)): Named,
+    Names(feed, name): Names,
     ask: Ask,
     Json { value, raw }: Json<RedriveInput>,
 ) -> Result<Response, Problem> {
@@ -506,35 +535,17 @@ pub async fn redrive(
         check.wrong("records", "There may be at most 1000.");
         check.done()?;
     }
-    let wanted = |dead: &Dead| {
-        let named = value.records.as_ref();
-        named.is_none_or(|records| records.contains(&dead.letter.record))
-    };
-    let rows = app
-        .node
-        .views
-        .dead_letters(of(&app, &feed, &name), None, MAX_REDRIVEN)?;
-    let mut by_partition: BTreeMap<Partition, Vec<Uuid>> = BTreeMap::new();
-    for (_, partition, dead) in rows.into_iter().filter(|(_, _, dead)| wanted(dead)) {
-        by_partition
-            .entry(partition)
-            .or_default()
-            .push(dead.letter.record);
-    }
-    let found = by_partition.values().map(Vec::len).sum();
-    if let Some(records) = &value.records
-        && found < records.len()
-    {
-        return Err(Problem::new(
-            Kind::InvalidInput,
-            "Correct the fields named in `errors`; /docs describes them.",
-        )
-        .field(
-            "records",
-            "Not all of them are among the first 1000 dead letters.",
-        ));
-    }
+    let named: Option<BTreeSet<Uuid>> = value.records.map(BTreeSet::from_iter);
+    let (reader, at) = (app.clone(), (feed.clone(), name.clone()));
+    let selecting = tokio::task::spawn_blocking(move || {
+        let hook = of(&reader, &at.0, &at.1);
+        selected(&reader, hook, named.as_ref())
+    });
+    let by_partition = selecting.await??;
+    let mut positions = Vec::with_capacity(by_partition.len());
+    let (mut said, mut failed) = (0, None);
     for (partition, records) in by_partition {
+        let asked = records.len();
         let letters = DeadLetterRef {
             feed: feed.clone(),
             webhook: name.clone(),
@@ -547,7 +558,17 @@ pub async fn redrive(
             idempotency: None,
             ..ask.request(&app, Some(&caller), Subject::Nobody, command, &raw)
         };
-        app.node.router.submit(request).await?;
+        match app.node.router.submit(request).await {
+            Ok(outcome) => {
+                positions.push(outcome.answer.position());
+                said += asked;
+            }
+            // Others need not wait for it.
+            Err(e) => _ = failed.get_or_insert(e),
+        }
     }
-    json(StatusCode::OK, &Redriven { records: found })
+    match failed {
+        Some(e) if said == 0 => Err(e.into()),
+        _ => written_in(&positions, &Redriven { records: said }),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use gatelog_events::clock::Timestamp;
 use gatelog_events::commit::Subject;
@@ -21,7 +21,7 @@ use crate::http::ask::{Ask, MinPosition};
 use crate::http::body::Json;
 use crate::http::caller::Caller;
 use crate::http::check::Check;
-use crate::http::params::Name;
+use crate::http::params::{Name, Names};
 use crate::http::reply::{Done, done, ok};
 use crate::writer::Command;
 
@@ -346,7 +346,7 @@ pub async fn remove_topic(
 pub async fn schema(
     State(app): State<App>,
     caller: Caller,
-    Path((name, version)): Path<(String, String)>,
+    Names(name, version): Names,
     min: MinPosition,
 ) -> Result<Response, Problem> {
     caller.follows(&name)?;

@@ -100,7 +100,7 @@ pub async fn list(State(app): State<App>, caller: Caller) -> Result<Response, Pr
             .map(|progress| progress.as_ref().into()),
         ..lag.into()
     };
-    let projections = lag::measure(&app.node).await?.into_iter().map(shown).collect();
+    let projections = lag::known(&app.node).lags.into_iter().map(shown).collect();
     ok(&Projections { projections })
 }
 

@@ -96,16 +96,15 @@ pub async fn list(
         ip: s.client.ip,
         user_agent: s.client.user_agent,
     };
-    let mut all = app.node.views.sessions(app.tenant(), id)?;
-    all.sort_by_key(|s| std::cmp::Reverse(s.id));
-    // The cursor is the id of the last session shown; ids descend.
-    let mut rest = all
-        .into_iter()
-        .filter(|s| after.as_ref().is_none_or(|after| s.id.as_bytes()[..] < after[..]))
-        .peekable();
-    let sessions: Vec<SessionBody> = rest.by_ref().take(limit).map(shown).collect();
-    let last = sessions.last().filter(|_| rest.peek().is_some());
-    let next = last.map(|s| cursor::issue(&app, list, s.session_id.as_bytes()));
+    let mut rows = app
+        .node
+        .views
+        .sessions(app.tenant(), id, after.as_deref(), limit + 1)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more);
+    let next = last.map(|(key, _)| cursor::issue(&app, list, key));
+    let sessions = rows.into_iter().map(|(_, session)| shown(session)).collect();
     ok(&Sessions { sessions, next })
 }
 

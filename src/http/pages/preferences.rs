@@ -139,6 +139,7 @@ fn parse(body: &[u8]) -> Option<Form> {
     post, path = "/v1/preferences/{token}", tag = "feeds", params(("token" = String, Path)),
     responses(
         (status = 200, description = "The choice stands; the page as it is now", body = String, content_type = "text/html"),
+        (status = 400, description = "The form is not one of the page", body = String, content_type = "text/html"),
         (status = 404, description = "The link is not valid any more", body = String, content_type = "text/html"),
         (status = 409, description = "The notice that was shown is not the newest any more", body = String, content_type = "text/html"),
     ),

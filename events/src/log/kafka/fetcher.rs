@@ -70,8 +70,8 @@ pub(super) struct Fetcher {
     topics: Arc<Topics>,
     monitor: Arc<Monitor>,
     readers: Vec<Option<Reader>>,
-    /// Some partition's offset is out of range, and which is not known yet.
-    unclear: bool,
+    /// Some partition's offset is out of range, and which is not known yet; it is looked for from then on.
+    unclear: Option<Instant>,
     /// When readers were looked at last.
     checked: Instant,
     /// Since when a closed log's readers have got nothing.
@@ -113,7 +113,7 @@ impl Fetcher {
             topics,
             monitor,
             readers,
-            unclear: false,
+            unclear: None,
             checked: clock::monotonic(),
             closing_since: None,
             request_timeout: config.request_timeout,
@@ -127,7 +127,7 @@ impl Fetcher {
             for command in self.handle.commands() {
                 self.obey(command);
             }
-            if self.unclear {
+            if self.unclear.is_some_and(|at| at <= clock::monotonic()) {
                 self.diagnose();
             }
             if self.is_stuck(clock::monotonic()) {
@@ -314,7 +314,7 @@ impl Fetcher {
         match (error, code) {
             (KafkaError::PartitionEOF(_), _) => {}
             (_, Code::AutoOffsetReset | Code::OffsetOutOfRange) if !reason.contains("truncation") => {
-                self.unclear = true;
+                self.unclear = Some(clock::monotonic());
             }
             (KafkaError::MessageConsumptionFatal(_), _) => {
                 self.end_all(&io_error("the consumer of the Kafka log", kind(code), reason));
@@ -344,7 +344,9 @@ impl Fetcher {
 
     /// Finds out whose offset is out of range, and what that means.
     fn diagnose(&mut self) {
-        let slots: Vec<_> = self.in_use().map(|(slot, _)| slot).collect();
+        // What is sick may not tell, and would keep the others waiting.
+        let used = self.in_use().map(|(slot, _)| slot);
+        let (slots, sick): (Vec<_>, Vec<_>) = used.partition(|slot| self.topics.is_writable(*slot));
         let known: Vec<_> = slots.iter().map(|slot| self.topics.known_end(*slot)).collect();
         let asked = self
             .query
@@ -355,7 +357,7 @@ impl Fetcher {
             });
         // Kafka is away just now: asked again when the thread next looks around.
         let Ok((begins, ends)) = asked else { return };
-        self.unclear = false;
+        self.unclear = (!sick.is_empty()).then(|| clock::monotonic() + CHECK);
         for (i, slot) in slots.into_iter().enumerate() {
             let Some(reader) = self.readers[slot].as_mut() else {
                 continue;

@@ -74,6 +74,13 @@ impl SubjectKeyTopic {
         self.send(partition, key, Some(value))
     }
 
+    /// Whether a partition takes keys at present, as far as that is known without asking anybody.
+    pub fn is_writable(&self, partition: Partition) -> bool {
+        let topic = Topic::SubjectKeys;
+        let slot = self.source.topics.slot(Place { topic, partition });
+        slot.is_some_and(|slot| self.source.topics.is_writable(slot))
+    }
+
     /// Writes a tombstone.
     pub fn delete(
         &self,

@@ -68,7 +68,7 @@ use self::monitor::Monitor;
 use self::places::{Place, Topic, Topics};
 use self::producer::{Outgoing, Producer};
 use self::query::Query;
-use super::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
+use super::{AppendError, Entry, EntryIter, EventLog, Heard, LogError, Record};
 use crate::clock;
 use crate::ids::{Offset, Partition, Position, Stream};
 
@@ -357,14 +357,24 @@ impl EventLog for KafkaLog {
         slot.is_some_and(|slot| self.source.topics.is_writable(slot))
     }
 
-    fn heard_end(&self, stream: Stream, partition: Partition) -> Offset {
-        let slot = self.slot(stream, partition);
-        slot.map_or(0, |slot| self.source.topics.seen_end(slot).0)
+    fn heard_end(&self, stream: Stream, partition: Partition) -> Option<Heard> {
+        self.source.topics.heard_end(self.slot(stream, partition)?)
     }
 
     fn end(&self, stream: Stream, partition: Partition) -> BoxFuture<'static, Result<Offset, LogError>> {
-        let Some(slot) = self.slot(stream, partition) else {
-            return future::ready(Err(self.no_such_partition(stream, partition))).boxed();
+        let ends = self.ends(&[(stream, partition)]);
+        async move { ends.await?.first().copied().ok_or(LogError::Closed) }.boxed()
+    }
+
+    /// One question, which holds one thread, however many partitions there are.
+    fn ends(&self, places: &[(Stream, Partition)]) -> BoxFuture<'static, Result<Vec<Offset>, LogError>> {
+        let slot = |(stream, partition): &(Stream, Partition)| {
+            let slot = self.slot(*stream, *partition);
+            slot.ok_or_else(|| self.no_such_partition(*stream, *partition))
+        };
+        let slots = match places.iter().map(slot).collect::<Result<Vec<usize>, LogError>>() {
+            Ok(slots) => slots,
+            Err(e) => return future::ready(Err(e)).boxed(),
         };
         if self.source.closed.load(Relaxed) {
             return future::ready(Err(LogError::Closed)).boxed();
@@ -373,9 +383,8 @@ impl EventLog for KafkaLog {
         // On the runtime of the opening, so that any thread may wait for it.
         let runtime = self.runtime.clone();
         async move {
-            let asked = runtime.spawn_blocking(move || query.ends(&[slot], timeout)).await;
-            let ends = asked.unwrap_or(Err(LogError::Closed))?;
-            ends.first().copied().ok_or(LogError::Closed)
+            let asked = runtime.spawn_blocking(move || query.ends(&slots, timeout)).await;
+            asked.unwrap_or(Err(LogError::Closed))
         }
         .boxed()
     }

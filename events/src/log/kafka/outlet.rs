@@ -11,12 +11,15 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::clients::replaced;
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, millis};
 use super::errors::{io_error, kind, lacks, no_client, text};
 use super::monitor::{Context, Monitor};
 use crate::clock;
 use crate::ids::Partition;
 use crate::log::LogError;
+
+/// How long a message may be on its way at the most, whatever is set: whoever takes over waits for as long.
+const LONGEST_WAY: Duration = Duration::from_secs(5);
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,12 @@ impl Line {
 }
 
 impl Outlet {
+    /// How long after another client has queued its last message it may still come into the topic: what is sent later stands
+    /// behind it. Only where a client, a broker or the network
+    /// between them stands still as a whole it may take longer.
+    // librdkafka looks once a second whose time is over.
+    pub const LANDING: Duration = Duration::from_secs(LONGEST_WAY.as_secs() + 1);
+
     /// The topic has as many partitions and copies as the log's own, and is compacted.
     pub(super) async fn open(
         config: &KafkaConfig,
@@ -80,9 +89,13 @@ impl Outlet {
 
     /// To a topic that is there.
     pub(super) fn on(config: &KafkaConfig, topic: String, monitor: &Arc<Monitor>) -> Result<Self, LogError> {
+        let way = config.delivery_timeout.min(LONGEST_WAY);
         let mut settings = config.producer();
-        // A feed need not be as quick as a login, and larger batches cost everybody less.
-        settings.set("linger.ms", "5");
+        settings
+            // A feed need not be as quick as a login, and larger batches cost everybody less.
+            .set("linger.ms", "5")
+            .set("message.timeout.ms", millis(way).to_string())
+            .set("request.timeout.ms", millis(way).max(1000).to_string());
         let producer = Line::make(&settings, monitor).map_err(|e| no_client(config, e))?;
         let line = Line {
             producer: RwLock::new(Arc::new(producer)),

@@ -1,9 +1,11 @@
 //! The topics of one log, and its partitions numbered through.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use super::config::KafkaConfig;
 use crate::ids::{Offset, Partition, Stream};
+use crate::log::Heard;
 
 /// One of the log's topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +59,10 @@ pub(super) struct Topics {
     known: Vec<AtomicU64>,
     /// Per slot: where the brokers said last that it ends.
     ends: Vec<AtomicU64>,
-    /// How often they said so.
-    told: AtomicU64,
+    /// Per slot: when they said so, as a number of [`asked`](Self::asked); 0 where they never did.
+    told: Vec<AtomicU64>,
+    /// How often they were asked.
+    asked: AtomicU64,
 }
 
 impl Topics {
@@ -72,7 +76,8 @@ impl Topics {
             unwritable: (0..slots).map(|_| AtomicBool::new(false)).collect(),
             known: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             ends: (0..slots).map(|_| AtomicU64::new(0)).collect(),
-            told: AtomicU64::new(0),
+            told: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            asked: AtomicU64::new(0),
         }
     }
 
@@ -164,18 +169,41 @@ impl Topics {
         self.known.get(slot).map_or(0, |known| known.load(Relaxed))
     }
 
-    /// The brokers said where the partitions end, in order of the slots.
-    pub fn saw_ends(&self, ends: &[Offset]) {
-        for (known, end) in self.ends.iter().zip(ends) {
-            known.store(*end, Relaxed);
+    /// The brokers were asked where partitions end, and said so of these.
+    pub fn saw_ends(&self, ends: impl IntoIterator<Item = (usize, Offset)>) {
+        let now = self.asked.load(Relaxed) + 1;
+        for (slot, end) in ends {
+            if let (Some(known), Some(told)) = (self.ends.get(slot), self.told.get(slot)) {
+                known.store(end, Relaxed);
+                told.store(now, Release);
+            }
         }
-        self.told.fetch_add(1, Relaxed);
+        self.asked.store(now, Release);
     }
 
-    /// Where the brokers said last that a partition ends, and how often they said so.
+    /// The brokers were asked where one partition ends.
+    pub fn saw_end(&self, slot: usize, end: Offset) {
+        if let (Some(known), Some(told)) = (self.ends.get(slot), self.told.get(slot)) {
+            known.fetch_max(end, Relaxed);
+            told.fetch_max(self.asked.load(Relaxed).max(1), Release);
+        }
+    }
+
+    /// Where the brokers said last that a partition ends, and a number that grows each time that they say so.
     pub fn seen_end(&self, slot: usize) -> (Offset, u64) {
+        let told = self.told.get(slot).map_or(0, |told| told.load(Acquire));
         let end = self.ends.get(slot).map_or(0, |end| end.load(Relaxed));
-        (end, self.told.load(Relaxed))
+        (end, told)
+    }
+
+    /// As [`EventLog::heard_end`](crate::log::EventLog::heard_end).
+    pub fn heard_end(&self, slot: usize) -> Option<Heard> {
+        let asked = self.asked.load(Acquire);
+        let (end, told) = self.seen_end(slot);
+        (told > 0).then_some(Heard {
+            end,
+            is_current: told >= asked,
+        })
     }
 
     /// The record at this offset is durable.
@@ -189,6 +217,22 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_current_that_was_told_when_it_was_asked_for_last() {
+        let topics = Topics::new(&KafkaConfig::default());
+        assert_eq!(topics.heard_end(3), None);
+        topics.saw_ends([(3, 7), (4, 9)]);
+        let heard = |end, is_current| Some(Heard { end, is_current });
+        assert_eq!((topics.heard_end(3), topics.heard_end(5)), (heard(7, true), None));
+        topics.saw_ends([(4, 10)]);
+        assert_eq!(
+            (topics.heard_end(3), topics.heard_end(4)),
+            (heard(7, false), heard(10, true))
+        );
+        topics.saw_ends([]);
+        assert_eq!(topics.heard_end(4), heard(10, false));
+    }
 
     #[test]
     fn each_partition_has_a_slot_of_its_own() {

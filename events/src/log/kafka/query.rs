@@ -196,10 +196,19 @@ impl Query {
             }
         }
         self.monitor.set_unwritable(unwritable);
-        let slots: Vec<usize> = (0..self.topics.slots()).collect();
-        if let Ok(ends) = self.bare_ends(&slots, timeout) {
-            self.topics.saw_ends(&ends);
+        // Apart, or nothing would be known of any partition while one has no leader, or one that does not know its end yet.
+        let (well, sick): (Vec<_>, Vec<_>) =
+            (0..self.topics.slots()).partition(|slot| self.topics.is_writable(*slot));
+        let mut told = Vec::with_capacity(well.len() + sick.len());
+        if let Ok(ends) = self.bare_ends(&well, timeout) {
+            told.extend(well.into_iter().zip(ends));
         }
+        if !sick.is_empty()
+            && let Ok(ends) = self.try_offsets(&sick, At::End, timeout.min(ANSWER))
+        {
+            told.extend(sick.into_iter().zip(ends));
+        }
+        self.topics.saw_ends(told);
     }
 
     /// How many members a consumer group has now, those included that died and were not missed yet.
@@ -231,6 +240,7 @@ impl Query {
                     format!("Kafka has lost records: the partition ends here, and had reached {known}");
                 return Err(damaged(self.topics.describe(*slot, *end), what));
             }
+            self.topics.saw_end(*slot, *end);
         }
         Ok(ends)
     }

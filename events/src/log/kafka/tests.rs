@@ -190,3 +190,27 @@ async fn a_feeds_producer_that_gets_nowhere_is_replaced() {
     while outlet.send(P0, &message).await.is_err() {}
     assert!(log.counters().clients_replaced > before, "{:?}", log.counters());
 }
+
+/// Whoever takes over from another waits for that, however long the log's own messages may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feeds_message_is_given_up_before_others_go_on() {
+    let (cluster, log) = open();
+    let config = KafkaConfig {
+        bootstrap_servers: cluster.bootstrap_servers(),
+        delivery_timeout: Duration::from_secs(600),
+        ..Default::default()
+    };
+    cluster.create_topic("feed.crm", 2, 1).unwrap();
+    let outlet = Outlet::on(&config, "feed.crm".into(), &log.source.monitor).unwrap();
+    let message = OutletMessage {
+        key: "somebody".into(),
+        value: Some(b"{}".to_vec()),
+        headers: Vec::new(),
+    };
+    while outlet.send(P0, &message).await.is_err() {}
+    refuse(&cluster, RDKafkaApiKey::Produce, 10_000);
+    let begun = crate::clock::monotonic();
+    outlet.send(P0, &message).await.unwrap_err();
+    // A busy machine may wake this late.
+    assert!(begun.elapsed() < 2 * Outlet::LANDING, "{:?}", begun.elapsed());
+}

@@ -6,6 +6,9 @@ use super::super::answer::{Answer, Outcome, Verdict, judged};
 use super::super::call::{Call, Duty, Entry, Item, Method, Step, pack};
 use super::{CONTACTS, Hubspot, LIMITS, VENDOR};
 
+/// The property that holds a contact's address.
+const EMAIL: &str = "email";
+
 /// Categories of errors that pass.
 const PASSING: [&str; 4] = ["RATE_LIMITS", "RATE_LIMIT", "INTERNAL_ERROR", "TIMEOUT"];
 
@@ -21,8 +24,9 @@ impl Hubspot {
                 .halves()
                 .map_or(Outcome::all(call, &Verdict::RETRY), |h| Outcome::next(h.into())),
             (Step::Unsubscribe, 400) if message_says(&body, "already unsubscribed") => {
-                Outcome::delivered(call)
+                self.unsubscribed(call)
             }
+            (Step::Unsubscribe, 200..=299) => self.unsubscribed(call),
             (Step::Write | Step::Clear, 207) if !body.is_object() => Outcome::all(call, &Verdict::RETRY),
             (Step::Write | Step::Clear, 200..=299) => written(call, &body),
             (_, 200..=299) => Outcome::delivered(call),
@@ -42,7 +46,7 @@ impl Hubspot {
             .any(|e| !is_missing(e));
         let mut verdicts = vec![];
         let mut next = vec![];
-        let mut cleared = vec![];
+        let (mut cleared, mut reachable) = (vec![], vec![]);
         for item in &call.items {
             let found = results
                 .iter()
@@ -72,30 +76,53 @@ impl Hubspot {
                 );
                 continue;
             }
-            let address = contact["properties"]["email"].as_str().filter(|a| !a.is_empty());
-            let unsubscribe = address.zip(self.subscription_id.as_ref());
-            next.extend(unsubscribe.map(|(address, id)| self.unsubscribe(&item, address, id)));
-            cleared.push(item);
+            let address = contact["properties"][EMAIL].as_str().filter(|a| !a.is_empty());
+            match address.zip(self.subscription_id.as_ref()) {
+                Some((address, id)) => {
+                    next.push(self.unsubscribe(&item, address, id));
+                    reachable.push(item);
+                }
+                None => cleared.push(item),
+            }
         }
-        let nothing = self.mapping.properties().next().is_none();
-        if nothing {
-            verdicts.extend(cleared.drain(..).map(|item| (item.record, Verdict::Delivered)));
+        let updates = self.clear(&cleared, |_| true);
+        if updates.is_empty() {
+            verdicts.extend(cleared.iter().map(|item| (item.record, Verdict::Delivered)));
         }
-        let updates = cleared.into_iter().map(|item| {
+        next.extend(updates);
+        next.extend(self.clear(&reachable, |property| property != EMAIL));
+        Outcome::Judged { verdicts, next }
+    }
+
+    /// Only now the address is emptied: without it, another attempt would find nobody to unsubscribe.
+    fn unsubscribed(&self, call: &Call) -> Outcome {
+        let updates = self.clear(&call.items, |property| property == EMAIL);
+        if updates.is_empty() {
+            return Outcome::delivered(call);
+        }
+        Outcome::next(updates)
+    }
+
+    /// The calls that empty those mapped properties of contacts; none where none of them is mapped.
+    fn clear(&self, contacts: &[Item], which: impl Fn(&str) -> bool) -> Vec<Call> {
+        let mut properties = self.properties(&Map::new());
+        properties.retain(|name, _| which(name));
+        if properties.is_empty() {
+            return vec![];
+        }
+        let updates = contacts.iter().map(|item| {
             let input = json!({
                 "id": item.number,
                 "objectWriteTraceId": item.record.to_string(),
-                "properties": self.properties(&Map::new()),
+                "properties": properties,
             });
-            Entry::new(item, &input)
+            Entry::new(item.clone(), &input)
         });
         let (packs, _) = pack(updates.collect(), LIMITS);
-        next.extend(
-            packs
-                .into_iter()
-                .map(|pack| self.list("update", Step::Clear, "", pack)),
-        );
-        Outcome::Judged { verdicts, next }
+        let calls = packs.into_iter();
+        calls
+            .map(|pack| self.list("update", Step::Clear, "", pack))
+            .collect()
     }
 }
 

@@ -1,5 +1,5 @@
 use super::super::tests::*;
-use super::super::{Connector, Outcome, Reason, SNAPSHOT, Verdict};
+use super::super::{Connector, Go, Outcome, Reason, Run, SNAPSHOT, Verdict};
 use super::*;
 
 fn connector(more: Value) -> Connector {
@@ -141,30 +141,42 @@ fn withdrawals() {
         .map(|c| (c.path.rsplit('/').next().unwrap(), body(c)))
         .collect();
     let empty = json!({ "email": "", "firstname": "", "my_roles": "", "ok": "" });
-    let update = |n: usize| json!({ "id": format!("{}", 900 + n), "objectWriteTraceId": n.to_string(), "properties": empty });
+    let but_the_address = json!({ "firstname": "", "my_roles": "", "ok": "" });
+    let update_of = |n: usize, properties: &Value| json!({ "id": format!("{}", 900 + n), "objectWriteTraceId": n.to_string(), "properties": properties });
+    let update = |n: usize| update_of(n, &empty);
     let expected = [
         (
             "unsubscribe",
             json!({ "emailAddress": "Ada@example.com", "subscriptionId": "77" }),
         ),
         ("gdpr-delete", json!({ "objectId": "902" })),
-        ("update", json!({ "inputs": [update(0), update(1)] })),
+        ("update", json!({ "inputs": [update(1)] })),
+        ("update", json!({ "inputs": [update_of(0, &but_the_address)] })),
     ];
     assert_eq!(shown, expected);
     assert_eq!(
         next.iter().map(|c| c.records.clone()).collect::<Vec<_>>(),
-        [vec![0], vec![2], vec![0, 1]]
+        [vec![0], vec![2], vec![1], vec![0]]
     );
 
     // Done already, or gone meanwhile: what was wanted.
-    let [unsubscribe, erase, clear] = &next[..] else {
+    let [unsubscribe, erase, clear, _] = &next[..] else {
         panic!()
     };
     let again = json!({ "message": "Ada@example.com is already unsubscribed from subscription 77", "category": "VALIDATION_ERROR" });
-    assert_eq!(
+    for unsubscribed in [
         says(&c, unsubscribe, 400, &again),
-        Outcome::delivered(unsubscribe)
-    );
+        says(&c, unsubscribe, 200, &json!({})),
+    ] {
+        let updates = super::super::tests::next(unsubscribed);
+        let [hers] = &updates[..] else { panic!() };
+        assert_eq!(hers.path, "/crm/v3/objects/contacts/batch/update");
+        assert_eq!(
+            body(hers),
+            json!({ "inputs": [update_of(0, &json!({ "email": "" }))] })
+        );
+        assert_eq!(hers.records, [0]);
+    }
     let other = says(
         &c,
         unsubscribe,
@@ -177,12 +189,39 @@ fn withdrawals() {
     );
     assert_eq!(c.verdicts(erase, &answer(404, b"")), Outcome::delivered(erase));
     assert_eq!(c.verdicts(erase, &answer(204, b"")), Outcome::delivered(erase));
-    let gone = json!({ "errors": [{ "category": "OBJECT_NOT_FOUND", "context": { "ids": ["900"] } }] });
+    let gone = json!({ "errors": [{ "category": "OBJECT_NOT_FOUND", "context": { "ids": ["901"] } }] });
     assert_eq!(says(&c, clear, 207, &gone), Outcome::delivered(clear));
-    assert_eq!(
-        c.verdicts(clear, &answer(404, b"")),
-        Outcome::next(clear.halves().unwrap().into())
-    );
+    assert_eq!(c.verdicts(clear, &answer(404, b"")), Outcome::delivered(clear));
+}
+
+#[test]
+fn who_could_not_be_unsubscribed_keeps_the_address_for_another_attempt() {
+    let c = connector(json!({ "subscription_id": "77" }));
+    let batch = [withdrawn(0, Reason::ConsentWithdrawn)];
+    let [retry, refused] = [Verdict::RETRY, rejected("HubSpot refused it: no reason given")];
+    for (status, verdict) in [
+        (500, retry.clone()),
+        (404, retry),
+        (400, refused),
+        (200, Verdict::Delivered),
+    ] {
+        let mut run = Run::new(c.calls(&batch), 1);
+        let mut paths = vec![];
+        while let Some(call) = run.call().cloned() {
+            let path = call.path.rsplit('/').next().unwrap().to_owned();
+            let (status, answered) = match path.as_str() {
+                "read" => (200, json!({ "results": [contact(0, "Ada@example.com")] })),
+                "unsubscribe" => (status, json!({})),
+                _ => (200, json!({ "results": [] })),
+            };
+            paths.push(path);
+            assert_eq!(run.answered(says(&c, &call, status, &answered)), Go::On);
+        }
+        let mut expected = vec!["read", "unsubscribe", "update"];
+        expected.extend((status == 200).then_some("update"));
+        assert_eq!(paths, expected, "{status}");
+        assert_eq!(run.finish(), [verdict], "{status}");
+    }
 }
 
 #[test]
@@ -194,8 +233,25 @@ fn withdrawals_without_a_subscription_or_properties() {
         .map(|c| c.path)
         .collect();
     assert_eq!(paths, ["/crm/v3/objects/contacts/batch/update"]);
+    let updates = next(says(&connector(json!({})), &call, 200, &found));
+    let [clear] = &updates[..] else { panic!() };
+    assert_eq!(clear.records, [0, 1]);
+    assert_eq!(
+        connector(json!({})).verdicts(clear, &answer(404, b"")),
+        Outcome::next(clear.halves().unwrap().into())
+    );
     let nothing = connector(json!({ "mapping": {} }));
     assert_eq!(says(&nothing, &call, 200, &found), Outcome::delivered(&call));
+    let nothing = connector(json!({ "mapping": {}, "subscription_id": "77" }));
+    let Outcome::Judged { verdicts, next } = says(&nothing, &call, 200, &found) else {
+        panic!()
+    };
+    assert_eq!(verdicts, [(1, Verdict::Delivered)]);
+    let [unsubscribe] = &next[..] else { panic!() };
+    assert_eq!(
+        says(&nothing, unsubscribe, 200, &json!({})),
+        Outcome::delivered(unsubscribe)
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use gatelog_events::domain::feed::Command;
 use gatelog_events::domain::webhook::{DeadLetter, DeadLetterRef, Told};
+use gatelog_events::ids::Stream;
+use gatelog_projections::changes;
 use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Dead;
 use uuid::Uuid;
@@ -13,6 +15,8 @@ use crate::feeds::push::queue::Job;
 
 /// Dead letters that are taken up again at once.
 const REDRIVEN: usize = 64;
+/// Why a letter stays one. To say that it was sent again and taken would not be true.
+const LOST: &str = "its event is not in the log any more, so that it cannot be sent again";
 
 impl Lane {
     pub(super) fn letters(&self, record: Uuid) -> DeadLetterRef {
@@ -46,14 +50,44 @@ impl Lane {
             Ok(letters) => letters,
             Err(e) => return self.complain("dead letters cannot be read", &e),
         };
+        let mut lost = Vec::new();
         for dead in letters {
             let record = dead.letter.record;
+            // Before looking: what is folded in between would be taken for lost.
+            let is_folded = self.is_folded(dead.letter.told);
             match self.item(&dead) {
                 Ok(Some(item)) => self.queue.redrive(item, record),
-                Ok(None) => self.complain("a dead letter's event is not there any more", &record),
+                Ok(None) if is_folded => lost.push(dead.letter),
+                Ok(None) => self.complain("a dead letter's event is not folded yet", &record),
                 Err(e) => self.complain("a dead letter's event cannot be read", &e),
             }
         }
+        self.bury_lost(lost);
+    }
+
+    /// Puts letters on the list again of whose events nothing is left, so that they keep no others from being sent.
+    fn bury_lost(&mut self, letters: Vec<DeadLetter>) {
+        // They stay among those that are to be sent until it is said.
+        if letters.is_empty() || self.burying {
+            return;
+        }
+        self.burying = true;
+        let again = letters.into_iter().map(|letter| DeadLetter {
+            reason: LOST.to_owned(),
+            ..letter
+        });
+        self.say(What::Lost, again.map(Command::DeadLettered).collect());
+    }
+
+    /// Whether this node has folded what a dead letter was to tell, if it is in the log at all.
+    fn is_folded(&self, told: Told) -> bool {
+        let (stream, offset) = match told {
+            Told::State => return true,
+            Told::Happened { stream, offset, .. } => (stream, offset),
+            Told::Withdrawn { offset, .. } => (Stream::Identity, offset),
+        };
+        let next = self.node.views.next(changes::NAME, stream, self.partition);
+        next.is_some_and(|next| next > offset)
     }
 
     /// What a dead letter was to tell.

@@ -8,7 +8,7 @@ use gatelog_projections::store::StoreError;
 use gatelog_projections::webhooks::Hook;
 use gatelog_projections::{changes, users};
 
-use super::{Begun, Lane, place};
+use super::{Begun, Lane, Unbegun, owing, place};
 use crate::feeds::cursor::Cursor;
 use crate::feeds::engine::{Batch, Engine, Item, Start};
 use crate::feeds::push::endpoint::Endpoint;
@@ -50,7 +50,7 @@ impl Lane {
     }
 
     /// Where it was left, or where the webhook is to begin.
-    pub(super) fn begin(&mut self) -> Result<Begun, StoreError> {
+    pub(super) fn begin(&mut self) -> Result<Begun, Unbegun> {
         let known = self.node.views.webhook_progress(self.hook(), self.partition)?;
         // What stands there of a webhook that was removed is another receiver's.
         let known = known.filter(|p| p.generation >= self.webhook.since);
@@ -62,20 +62,23 @@ impl Lane {
                     turn: 0,
                     lanes: vec![place(&progress)],
                 };
-                (Some(cursor), Begun::AsSaid)
+                (cursor, Begun::AsSaid)
             }
             known => {
-                let anew = self.with_engine(|engine| match self.webhook.from {
-                    ReplayFrom::Snapshot => Ok(engine.begin(version, 1, Start::Snapshot)),
-                    ReplayFrom::Beginning => Ok(engine.begin(version, 1, Start::Beginning)),
-                    ReplayFrom::Time(time) => engine.since(version, time),
+                let anew = self.with_engine(|engine| {
+                    let begun = match self.webhook.from {
+                        ReplayFrom::Snapshot => engine.begin(version, 1, Start::Snapshot),
+                        ReplayFrom::Beginning => engine.begin(version, 1, Start::Beginning),
+                        ReplayFrom::Time(time) if known.is_some() => engine.since(version, time)?,
+                        // All withdrawals are told that there may have been; what was granted again after one comes with the
+                        // state.
+                        ReplayFrom::Time(_) => engine.begin(version, 1, Start::Snapshot),
+                    };
+                    owing(&engine, begun, known.as_ref(), self.webhook.set_at)
                 })?;
-                let anew = anew.map(|cursor| cursor.owing(known.as_ref().map(place)));
-                (anew, Begun::Anew)
+                // It may be live again before this lane is ended, and must not go on from nowhere then.
+                (anew.ok_or(Unbegun::NotLive)?, Begun::Anew)
             }
-        };
-        let Some(cursor) = cursor else {
-            return Ok(Begun::AsSaid);
         };
         self.passed = cursor.lanes.first().copied().unwrap_or_default();
         self.said = self.passed;

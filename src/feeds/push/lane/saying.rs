@@ -26,6 +26,8 @@ pub(super) enum What {
     Redelivered(UserId),
     /// That a record of this subject was given up.
     DeadLettered(UserId),
+    /// That dead letters that were to be sent again cannot be.
+    Lost,
 }
 
 impl Lane {
@@ -72,6 +74,12 @@ impl Lane {
                 self.delivered = true;
                 self.endpoint.meter.count(Seen::DeadLettered, 1);
                 self.queue.done(user);
+            }
+            (What::Lost, said) => {
+                self.burying = false;
+                if let Err(e) = said {
+                    self.complain("it cannot be said that a dead letter's event is gone", &e);
+                }
             }
             // It is tried again: nothing is lost in silence.
             (What::DeadLettered(user), Err(e)) => {

@@ -1,6 +1,6 @@
 //! `/.well-known/ssf-configuration`: where receivers find everything (SSF 1.0, section 7).
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
@@ -11,6 +11,7 @@ use super::{JWKS, METHOD_POLL, METHOD_PUSH, STATUS, STREAMS, VERIFICATION, url};
 use crate::error::Problem;
 use crate::feeds::signals::keys;
 use crate::http::app::App;
+use crate::http::params::Name;
 use crate::http::reply::{json, ok};
 
 /// Keys may be added at any time: no verifier shall keep them for long.
@@ -53,7 +54,7 @@ pub async fn get(State(app): State<App>) -> Result<Response, Problem> {
 
 /// What this transmitter offers, for an issuer with a path, which comes last here: of any number of segments, and so not in
 /// the OpenAPI document.
-pub async fn get_of_path(State(app): State<App>, Path(path): Path<String>) -> Result<Response, Problem> {
+pub async fn get_of_path(State(app): State<App>, Name(path): Name) -> Result<Response, Problem> {
     described(&app, &path)
 }
 

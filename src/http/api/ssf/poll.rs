@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use futures::future::try_join_all;
 use gatelog_events::clock;
@@ -29,6 +29,8 @@ use crate::feeds::signals::{home, say_and_see};
 use crate::http::app::App;
 use crate::http::ask::MinPosition;
 use crate::http::caller::Caller;
+use crate::http::envelope::Arrived;
+use crate::http::params::Name;
 use crate::http::reply::ok;
 
 /// SETs of one answer: how many where the receiver does not say, and at the most.
@@ -103,13 +105,12 @@ impl Serialize for Sets {
 )]
 pub async fn poll(
     State(app): State<App>,
+    Arrived(arrived): Arrived,
     caller: Caller,
-    Path(stream_id): Path<String>,
+    Name(stream_id): Name,
     min: MinPosition,
     Body { value, .. }: Body<PollInput>,
 ) -> Result<Response, Problem> {
-    // What comes before the wait is part of it, or together they would take longer than a request may.
-    let begun = clock::monotonic();
     reads(&caller)?;
     min.reached(&app, &[signals::NAME]).await?;
     settings_with(&app, &caller, &stream_id).await?;
@@ -129,7 +130,7 @@ pub async fn poll(
     } else {
         WAIT
     };
-    poll.answer(begun + wait).await
+    poll.answer(arrived + wait).await
 }
 
 /// What of it the receiver has, by name, and why it did not take it. A name that is none of ours names nothing.

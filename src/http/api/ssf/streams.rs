@@ -92,6 +92,15 @@ pub struct StreamBody<'a> {
     pub description: Option<&'a str>,
 }
 
+/// One stream, or all that the caller sees.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[schema(as = SsfStreams)]
+pub enum StreamsBody<'a> {
+    One(StreamBody<'a>),
+    All(Vec<StreamBody<'a>>),
+}
+
 /// How events reach the receiver, without the header.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = SsfDelivery)]
@@ -205,7 +214,7 @@ async fn live_key(app: &App, audience: &Value, check: &mut Check) -> Result<Opti
 /// The stream of an id, or all that the caller sees.
 #[utoipa::path(
     get, path = "/ssf/streams", tag = "shared signals", params(StreamQuery),
-    responses((status = 200, description = "The stream; a list of all where no id is given", body = StreamBody)),
+    responses((status = 200, description = "The stream; a list of all where no id is given", body = StreamsBody)),
     security(("api_key" = ["ssf.read"]))
 )]
 pub async fn read(
@@ -219,13 +228,13 @@ pub async fn read(
     if let Some(id) = query.stream_id {
         let settings = settings_with(&app, &caller, &id).await?;
         let (id, stream) = known(&settings, &caller, &id)?;
-        return ok(&shown(&app, id, stream));
+        return ok(&StreamsBody::One(shown(&app, id, stream)));
     }
     let settings = app.node.views.settings(app.tenant())?;
     let all = settings.signals.streams.iter();
     let own = all.filter(|(_, stream)| may_see(&caller, stream));
-    let bodies: Vec<_> = own.map(|(id, stream)| shown(&app, *id, stream)).collect();
-    ok(&bodies)
+    let bodies = own.map(|(id, stream)| shown(&app, *id, stream));
+    ok(&StreamsBody::All(bodies.collect()))
 }
 
 /// Changes what is given of a stream, and nothing else.
