@@ -47,7 +47,7 @@ pub struct Shared {
     /// `/openapi.json`.
     pub(super) document: Bytes,
     /// That the consumers of feeds were measured; the recorder has the numbers.
-    pub(super) backlogs: Measured<()>,
+    pub(super) backlogs: Measured,
     mac: hmac::Key,
 }
 

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use gatelog_events::clock;
 use tokio::sync::Mutex;
 
-/// How long what was measured is given out again: as often as a load balancer asks whether a node is ready.
+/// For how long what was measured serves those who ask next.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// One measurement at a time, however many ask; what it found, an error too, is kept for a second.
-pub struct Measured<T> {
-    /// What was found last, and when.
-    last: Arc<Mutex<Option<(Instant, T)>>>,
+/// One measurement at a time, however many ask, and none again within a second. What it finds it puts where they look.
+pub struct Measured {
+    /// When it was measured last.
+    last: Arc<Mutex<Option<Instant>>>,
     kept: Duration,
 }
 
-impl<T> Default for Measured<T> {
+impl Default for Measured {
     fn default() -> Self {
         Self {
             last: Arc::default(),
@@ -25,23 +25,20 @@ impl<T> Default for Measured<T> {
     }
 }
 
-impl<T: Clone + Send + 'static> Measured<T> {
-    /// What was found a moment ago, what others are finding out now, or else what `measure` finds. `None`: it panicked.
-    pub async fn get(&self, measure: impl Future<Output = T> + Send + 'static) -> Option<T> {
+impl Measured {
+    /// Returns once it was measured a moment ago: before, by another who asks now, or by `measure`.
+    pub async fn again(&self, measure: impl Future<Output = ()> + Send + 'static) {
         let mut last = self.last.clone().lock_owned().await;
-        if let Some((at, found)) = &*last
-            && at.elapsed() < self.kept
-        {
-            return Some(found.clone());
+        if last.is_some_and(|at| at.elapsed() < self.kept) {
+            return;
         }
         // A task of its own, which others wait for also when whoever began it has gone: else each who comes and goes
-        // would begin another one, and a thread that asks a broker cannot be called back.
+        // would begin another one, and a thread that reads the disk cannot be called back. One that panics is made anew.
         let measuring = tokio::spawn(async move {
-            let found = measure.await;
-            *last = Some((clock::monotonic(), found.clone()));
-            found
+            measure.await;
+            *last = Some(clock::monotonic());
         });
-        measuring.await.ok()
+        let _ = measuring.await;
     }
 }
 
@@ -59,14 +56,17 @@ mod tests {
     struct Count(Arc<AtomicU32>);
 
     impl Count {
-        async fn measure(self) -> u32 {
-            let count = self.0.fetch_add(1, Relaxed) + 1;
+        async fn measure(self) {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            count
+            self.0.fetch_add(1, Relaxed);
+        }
+
+        fn times(&self) -> u32 {
+            self.0.load(Relaxed)
         }
     }
 
-    fn kept(kept: Duration) -> Measured<u32> {
+    fn kept(kept: Duration) -> Measured {
         Measured {
             kept,
             ..Measured::default()
@@ -76,38 +76,46 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn all_who_ask_at_the_same_time_share_one_measurement() {
         let (measured, count) = (kept(Duration::from_secs(600)), Count::default());
-        let asked = (0..1000).map(|_| measured.get(count.clone().measure()));
-        assert_eq!(join_all(asked).await, [Some(1); 1000]);
-        assert_eq!(measured.get(count.clone().measure()).await, Some(1));
+        let asked = (0..1000).map(|_| async {
+            measured.again(count.clone().measure()).await;
+            count.times()
+        });
+        assert_eq!(join_all(asked).await, [1; 1000]);
+        measured.again(count.clone().measure()).await;
+        assert_eq!(count.times(), 1);
     }
 
     #[tokio::test]
     async fn after_its_time_it_is_measured_anew() {
         let (measured, count) = (kept(Duration::from_millis(50)), Count::default());
-        assert_eq!(measured.get(count.clone().measure()).await, Some(1));
+        measured.again(count.clone().measure()).await;
+        assert_eq!(count.times(), 1);
         tokio::time::sleep(Duration::from_millis(60)).await;
-        assert_eq!(measured.get(count.clone().measure()).await, Some(2));
+        measured.again(count.clone().measure()).await;
+        assert_eq!(count.times(), 2);
     }
 
     #[tokio::test]
     async fn whoever_goes_away_leaves_the_measurement_to_the_others() {
-        let measured = kept(Duration::from_secs(600));
-        let (tell, told) = oneshot::channel();
-        let first = measured.get(async move { told.await.unwrap() });
+        let (measured, count) = (kept(Duration::from_secs(600)), Count::default());
+        let (tell, told) = oneshot::channel::<()>();
+        let counted = count.clone();
+        let first = measured.again(async move {
+            told.await.unwrap();
+            counted.measure().await;
+        });
         let gone = tokio::time::timeout(Duration::from_millis(20), first).await;
         assert!(gone.is_err());
-        tell.send(7).unwrap();
-        assert_eq!(measured.get(async { 8 }).await, Some(7));
-    }
-
-    async fn broken() -> u32 {
-        panic!("this one breaks")
+        tell.send(()).unwrap();
+        measured.again(async { panic!("it is measured already") }).await;
+        assert_eq!(count.times(), 1);
     }
 
     #[tokio::test]
-    async fn a_measurement_that_breaks_is_none_and_the_next_is_made() {
-        let measured = kept(Duration::from_secs(600));
-        assert_eq!(measured.get(broken()).await, None);
-        assert_eq!(measured.get(async { 1 }).await, Some(1));
+    async fn after_a_measurement_that_breaks_another_is_made() {
+        let (measured, count) = (kept(Duration::from_secs(600)), Count::default());
+        measured.again(async { panic!("this one breaks") }).await;
+        measured.again(count.clone().measure()).await;
+        assert_eq!(count.times(), 1);
     }
 }

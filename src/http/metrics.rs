@@ -193,7 +193,7 @@ async fn measure_feeds(node: Arc<Node>) {
 /// Sets the gauges that are measured when they are asked for; what costs much is measured once a second at most.
 pub async fn refresh(app: &App) {
     let node = &app.node;
-    app.backlogs.get(measure_feeds(node.clone())).await;
+    app.backlogs.again(measure_feeds(node.clone())).await;
     let lag::Known {
         log_reachable, lags, ..
     } = lag::known(node);
