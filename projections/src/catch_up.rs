@@ -107,9 +107,10 @@ fn ends(log: &dyn EventLog) -> Result<(Ends, Vec<Place>), LogError> {
     }
 }
 
-/// Records that are handed over at once, and how many such groups may wait for a thread that folds.
+/// Records that are handed over at once, and how many such groups may wait for a thread that folds: as many as it folds
+/// between two writes, so that reading goes on while it writes.
 const GROUP: usize = 256;
-const GROUPS: usize = 16;
+const GROUPS: usize = BATCH / GROUP;
 
 /// Folds everything up to the present end of the log, and says how many records that were. `seen` is shown each
 /// record, and what was read in it, after some of the members folded it, in memory but perhaps not in the store.
