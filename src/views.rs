@@ -287,6 +287,19 @@ impl Views {
         })
     }
 
+    /// Who registered in a partition from an offset on.
+    pub fn registrations(
+        &self,
+        tenant: &TenantId,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<(Offset, Option<UserId>)>, StoreError> {
+        self.with(changes::NAME, |v| {
+            changes::registrations(v, tenant, partition, from, limit)
+        })
+    }
+
     /// What was withdrawn in a partition from an offset on.
     pub fn withdrawals(
         &self,

@@ -16,7 +16,7 @@ use crate::details::{self, Details};
 use crate::keys::{KeyBuilder, KeyKind, key};
 use crate::projection::{Located, Projection};
 use crate::store::StoreError;
-use crate::view::{FoldView, View};
+use crate::view::{FoldView, View, decode_row};
 
 /// The projection.
 #[derive(Debug, Default)]
@@ -44,6 +44,27 @@ pub struct Happened {
     /// What else feeds may tell of it.
     pub details: Details,
 }
+
+/// A change as it lies in its row, of which nothing is copied.
+#[derive(Deserialize)]
+struct StoredChange<'r> {
+    user: UserId,
+    #[serde(borrow)]
+    events: Vec<StoredEvent<'r>>,
+}
+
+/// The fields of [`Happened`], in their order; the second is the kind.
+type StoredEvent<'r> = (
+    EventId,
+    &'r str,
+    Timestamp,
+    u64,
+    Option<&'r str>,
+    Vec<(&'r str, &'r str)>,
+);
+
+/// The kind of the event with which somebody is there.
+pub const REGISTERED: &str = "user.registered";
 
 /// What ended somebody's consent or account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,6 +245,33 @@ pub fn withdrawals(
     rows(view, &prefix, &start, limit)
 }
 
+/// Changes of one partition of the identity stream from `from` on, in order: the offset of each, and who registered with it if
+/// somebody did. For who comes by all of them: it costs less than [`changes`].
+pub fn registrations(
+    view: View<'_>,
+    tenant: &TenantId,
+    partition: Partition,
+    from: Offset,
+    limit: usize,
+) -> Result<Vec<(Offset, Option<UserId>)>, StoreError> {
+    let prefix = changes_of(tenant, Stream::Identity, partition).done();
+    let start = changes_of(tenant, Stream::Identity, partition).u64(from).done();
+    let mut all = Vec::new();
+    for (key, row) in view.raw_page(&prefix, &start, limit)? {
+        let change: StoredChange<'_> = decode_row(&row, view.table)?;
+        let registered = change.events.iter().any(|e| e.1 == REGISTERED);
+        if let Some(offset) = offset_in(&prefix, &key) {
+            all.push((offset, registered.then_some(change.user)));
+        }
+    }
+    Ok(all)
+}
+
+fn offset_in(prefix: &[u8], key: &[u8]) -> Option<Offset> {
+    let bytes = key.get(prefix.len()..prefix.len() + 8)?;
+    Some(Offset::from_be_bytes(bytes.try_into().ok()?))
+}
+
 fn rows<T: serde::de::DeserializeOwned>(
     view: View<'_>,
     prefix: &Bytes,
@@ -231,12 +279,61 @@ fn rows<T: serde::de::DeserializeOwned>(
     limit: usize,
 ) -> Result<Vec<(Offset, T)>, StoreError> {
     let rows = view.page::<T>(prefix, start, limit)?;
-    let offset = |key: &Bytes| {
-        let bytes = key.get(prefix.len()..prefix.len() + 8)?;
-        Some(Offset::from_be_bytes(bytes.try_into().ok()?))
-    };
     Ok(rows
         .into_iter()
-        .filter_map(|(key, row)| Some((offset(&key)?, row)))
+        .filter_map(|(key, row)| Some((offset_in(prefix, &key)?, row)))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::{Store, StoreOptions, Table};
+    use crate::view::encode_row;
+
+    fn happened(kind: &'static str, purpose: Option<&str>) -> Happened {
+        Happened {
+            id: EventId(Uuid::from_u128(7)),
+            kind: kind.into(),
+            time: Timestamp::EPOCH,
+            sequence: 300,
+            purpose: purpose.map(str::to_owned),
+            details: vec![("channel".into(), "email".to_owned())],
+        }
+    }
+
+    #[test]
+    fn who_registered_is_seen_in_rows_as_they_are_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let table = Table::new(NAME, 1, 0);
+        store.create(&table).unwrap();
+        let (tenant, partition) = (TenantId::default(), Partition(2));
+        let granted = || happened("consent.granted", Some("newsletter"));
+        let rows = [
+            (4, vec![granted()]),
+            (9, vec![granted(), happened(REGISTERED, None)]),
+            (70_000, vec![]),
+        ];
+        for (offset, events) in &rows {
+            let user = UserId(Uuid::from_u128(u128::from(*offset)));
+            let events = events.clone();
+            let row = encode_row(&Change { user, events }, &table).unwrap();
+            let key = changes_of(&tenant, Stream::Identity, partition).u64(*offset);
+            store.write([(&table, &[(key.done(), Some(row))][..])]).unwrap();
+        }
+        let view = View {
+            store: &store,
+            table: &table,
+            overlay: None,
+        };
+        let all = registrations(view, &tenant, partition, 0, 9).unwrap();
+        assert_eq!(
+            all,
+            [(4, None), (9, Some(UserId(Uuid::from_u128(9)))), (70_000, None)]
+        );
+        assert_eq!(registrations(view, &tenant, partition, 9, 1).unwrap(), all[1..2]);
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use quick_cache::DefaultHashBuilder;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::store::{Change, Store, StoreError, Table};
 
@@ -28,7 +28,7 @@ fn encode_in<T: Serialize>(scratch: &mut Vec<u8>, row: &T, table: &Table) -> Res
 }
 
 /// Reads a row's bytes.
-pub fn decode_row<T: DeserializeOwned>(bytes: &[u8], table: &Table) -> Result<T, StoreError> {
+pub fn decode_row<'r, T: Deserialize<'r>>(bytes: &'r [u8], table: &Table) -> Result<T, StoreError> {
     match bytes.split_first() {
         Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(|_| bad_row(table)),
         _ => Err(bad_row(table)),
@@ -191,7 +191,13 @@ impl View<'_> {
         Ok(rows)
     }
 
-    fn raw_page(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    /// As [`page`](Self::page), the rows as they are stored.
+    pub(crate) fn raw_page(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let changed = self.changed(|key| key.starts_with(prefix) && key >= from);
         // Deleted rows make room for others, so the stored page must be longer by as many.
         let room = limit.saturating_add(changed.len());

@@ -16,7 +16,7 @@ use gatelog_events::domain::feed::{self, Definition, Field};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::user::User;
 use gatelog_events::ids::{Offset, Partition, Stream, TenantId, UserId};
-use gatelog_projections::changes::{Cause, Change, Happened, Withdrawal};
+use gatelog_projections::changes::{Cause, Change, Happened, REGISTERED, Withdrawal};
 use gatelog_projections::store::StoreError;
 use serde_json::{Map, Value};
 
@@ -402,16 +402,15 @@ impl Engine<'_> {
         let limit = batch.room();
         let rows = self
             .views
-            .changes(self.tenant, Stream::Identity, self.partition(lane), next, limit)?;
+            .registrations(self.tenant, self.partition(lane), next, limit)?;
         batch.scanned += rows.len();
         let last = rows
             .last()
             .map(|(offset, _)| *offset)
             .filter(|_| rows.len() == limit);
-        for (_, change) in rows.into_iter().take_while(|(offset, _)| *offset < end) {
-            if change.events.iter().any(|e| e.kind == REGISTERED) {
-                batch.add(Item::State { user: change.user })?;
-            }
+        let rows = rows.into_iter().take_while(|(offset, _)| *offset < end);
+        for user in rows.filter_map(|(_, registered)| registered) {
+            batch.add(Item::State { user })?;
         }
         let next = last.map(|offset| offset + 1).filter(|next| *next < end);
         batch.cursor.lanes[lane].snapshot = next.map(|next| Snapshot { next, end });
@@ -578,8 +577,6 @@ fn is_before(change: &Change, time: Timestamp) -> bool {
     let recorded = |e: &Happened| Timestamp::from_millis((e.id.0.as_u128() >> 80) as i64);
     change.events.iter().all(|e| recorded(e) < time)
 }
-
-const REGISTERED: &str = "user.registered";
 
 fn follows_activity(definition: &Definition) -> bool {
     definition.events.iter().any(|kind| feed::is_activity(kind))

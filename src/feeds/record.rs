@@ -138,13 +138,13 @@ impl Serialize for CloudEvent<'_> {
         out.serialize_field("specversion", "1.0")?;
         out.serialize_field("id", &r.id)?;
         out.serialize_field("source", &self.envelope.source)?;
-        out.serialize_field("type", &type_name(&r.kind))?;
+        out.serialize_field("type", &format_args!("{PREFIX}{}{VERSION}", r.kind))?;
         out.serialize_field("subject", &r.subject)?;
         match &r.time {
             Some(time) => out.serialize_field("time", time)?,
             None => out.skip_field("time")?,
         }
-        out.serialize_field("sequence", &format!("{:016}", r.sequence))?;
+        out.serialize_field("sequence", &format_args!("{:016}", r.sequence))?;
         out.serialize_field("datacontenttype", "application/json")?;
         out.serialize_field("dataschema", &self.envelope.dataschema)?;
         out.serialize_field("data", &r.data)?;

@@ -94,7 +94,8 @@ pub(super) struct Lane {
     /// Whether it is being told that events of dead letters are gone.
     burying: bool,
     gone: bool,
-    stop: CancellationToken,
+    /// Each flight has it, and to clone a token takes a lock.
+    stop: Arc<CancellationToken>,
 }
 
 impl Lane {
@@ -131,7 +132,7 @@ impl Lane {
             due: false,
             burying: false,
             gone: false,
-            stop,
+            stop: Arc::new(stop),
         }
     }
 

@@ -13,6 +13,8 @@ use crate::feeds::webhook::target::Target;
 use crate::node::Node;
 
 const CONTENT_TYPE: (&str, &str) = ("content-type", "application/cloudevents+json");
+/// Room for most records, in bytes.
+const BODY: usize = 1024;
 
 pub(super) struct Post {
     client: WebhookClient,
@@ -57,9 +59,10 @@ impl Post {
             reason,
             retry_after: None,
         };
-        let Ok(body) = serde_json::to_vec(&self.envelope.event(record)) else {
+        let mut body = Vec::with_capacity(BODY);
+        if serde_json::to_writer(&mut body, &self.envelope.event(record)).is_err() {
             return failed("the record cannot be written as JSON".to_owned());
-        };
+        }
         let Ok(id) = record.id.to_string().parse() else {
             return failed("the record's id is no id of a message".to_owned());
         };

@@ -37,7 +37,7 @@ impl Job {
 }
 
 /// What one subject has to be told. What withdraws stands together, behind nothing but what is on its way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     jobs: VecDeque<Job>,
     /// Whether the first one is on its way.
@@ -129,7 +129,11 @@ impl Queue {
             woken: false,
         };
         self.jobs += 1;
-        let line = self.lines.entry(user).or_default();
+        let line = self.lines.entry(user).or_insert_with(|| Line {
+            // Mostly there is one thing to be told.
+            jobs: VecDeque::with_capacity(1),
+            flying: false,
+        });
         if job.is_urgent() {
             // Also before what waits for another attempt.
             let first = usize::from(line.flying);

@@ -17,7 +17,7 @@ use crate::feeds::push::endpoint::Endpoint;
 const WINDOW: usize = 512;
 /// Records, withdrawals too, from which on nothing more is read: what is not read yet is told first all the same.
 const CROWD: usize = 8192;
-/// Records that are read at once.
+/// Records of a batch: once all of them are taken, the lane is past them.
 const BATCH: usize = 64;
 
 impl Lane {
@@ -95,17 +95,16 @@ impl Lane {
         self.owing |= fresh;
     }
 
-    /// Takes what is new into the queue: withdrawals always, the rest while there is room for a batch.
+    /// Takes what is new into the queue: withdrawals always, the rest once half the window is free.
     pub(super) fn read_on(&mut self) -> Result<(), StoreError> {
-        while self.behind && self.queue.len() + BATCH <= WINDOW {
-            let before = self.read.clone();
-            if before.lanes.is_empty() {
+        while self.behind && self.queue.len() <= WINDOW / 2 {
+            let Some(batches) = self.next_batches()? else {
                 return Ok(());
+            };
+            for batch in batches {
+                self.behind = batch.more;
+                self.take(batch);
             }
-            let batch = self.with_engine(|engine| engine.items(before, BATCH))?;
-            let Some(batch) = batch else { return Ok(()) };
-            self.behind = batch.more;
-            self.take(batch);
         }
         if self.owing && self.behind && self.queue.len() < CROWD {
             let before = self.read.clone();
@@ -116,6 +115,31 @@ impl Lane {
         }
         self.pass();
         Ok(())
+    }
+
+    /// What comes next, in batches, as much as there is room for; nothing if there is nobody to tell it. In one go: to leave
+    /// the thread to others and come back costs as much as to read a batch.
+    fn next_batches(&self) -> Result<Option<Vec<Batch<Item>>>, StoreError> {
+        if self.read.lanes.is_empty() {
+            return Ok(None);
+        }
+        self.with_engine(|engine| {
+            let mut batches = Vec::new();
+            let mut from = self.read.clone();
+            let mut told = self.queue.len();
+            // Of who may see little, many batches tell nothing.
+            while batches.len() < WINDOW / BATCH && told + BATCH <= WINDOW {
+                let batch = engine.items(from, BATCH)?;
+                from = batch.cursor.clone();
+                told += batch.told.len();
+                let more = batch.more;
+                batches.push(batch);
+                if !more {
+                    break;
+                }
+            }
+            Ok(batches)
+        })
     }
 
     /// Notes how far everything is done.
