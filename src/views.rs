@@ -287,7 +287,7 @@ impl Views {
         })
     }
 
-    /// Who registered in a partition from an offset on.
+    /// The offsets at which something changed in a partition from one on, and who registered there.
     pub fn registrations(
         &self,
         tenant: &TenantId,

@@ -108,7 +108,7 @@ fn ends(log: &dyn EventLog) -> Result<(Ends, Vec<Place>), LogError> {
 }
 
 /// Records that are handed over at once, and how many such groups may wait for a thread that folds: as many as it folds
-/// between two writes, so that reading goes on while it writes.
+/// between two writes, so that reading goes on while it writes. Some tens of megabytes in all.
 const GROUP: usize = 256;
 const GROUPS: usize = BATCH / GROUP;
 

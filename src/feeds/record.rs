@@ -1,6 +1,7 @@
 //! A record: what leaves by a feed, as a CloudEvent (1.0.2).
 
 use std::borrow::Cow;
+use std::fmt;
 
 use gatelog_events::clock::Timestamp;
 use gatelog_events::ids::TenantId;
@@ -73,7 +74,18 @@ impl From<Cause> for Reason {
 
 /// The `type` of records of a kind.
 pub fn type_name(kind: &str) -> String {
-    format!("{PREFIX}{kind}{VERSION}")
+    TypeName(kind).to_string()
+}
+
+/// The same, without a copy.
+#[derive(Debug)]
+struct TypeName<'a>(&'a str);
+
+impl fmt::Display for TypeName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(kind) = self;
+        write!(f, "{PREFIX}{kind}{VERSION}")
+    }
 }
 
 /// What all records of one version of a feed have in common.
@@ -138,7 +150,7 @@ impl Serialize for CloudEvent<'_> {
         out.serialize_field("specversion", "1.0")?;
         out.serialize_field("id", &r.id)?;
         out.serialize_field("source", &self.envelope.source)?;
-        out.serialize_field("type", &format_args!("{PREFIX}{}{VERSION}", r.kind))?;
+        out.serialize_field("type", &format_args!("{}", TypeName(&r.kind)))?;
         out.serialize_field("subject", &r.subject)?;
         match &r.time {
             Some(time) => out.serialize_field("time", time)?,

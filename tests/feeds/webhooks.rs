@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gatelog::config::Config;
 use gatelog::feeds::push::Pushes;
 use gatelog::feeds::webhook::WebhookConfig;
 use gatelog_events::clock;
@@ -18,7 +19,15 @@ pub const HOOK: &str = "/v1/feeds/marketing/webhooks/crm";
 
 /// A node that posts to this machine, and gives a record up after `lifetime`.
 pub async fn start(lifetime: Duration) -> (Server, tokio::task::JoinHandle<()>) {
+    start_with(lifetime, |_| {}).await
+}
+
+async fn start_with(
+    lifetime: Duration,
+    change: impl FnOnce(&mut Config),
+) -> (Server, tokio::task::JoinHandle<()>) {
     let server = Server::start_with(|config| {
+        change(config);
         let here = vec!["127.0.0.0/8".parse().unwrap()];
         config.webhooks = WebhookConfig::new(true, here, lifetime);
         config.webhooks.breaker.pause = Duration::from_millis(300);
@@ -152,6 +161,26 @@ async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_r
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the withdrawals are not on record");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_whom_there_is_much_to_tell_and_who_is_not_taken_holds_up_nobody() {
+    let (server, pushing) = start_with(Duration::from_secs(60), |config| config.partitions = 1).await;
+    define_marketing(&server).await;
+    let receiver = Receiver::start().await;
+    set(&server, &receiver).await;
+    let (ada, _) = register(&server, "ada", true).await;
+    receiver.until("ada", |r| r.emails() == ["ada@example.com"]).await;
+    let subject = receiver.taken()[0].event["subject"].as_str().unwrap().to_owned();
+    receiver.answer(&subject, 500);
+    // More than half of what a lane reads ahead.
+    for n in 0..300 {
+        rename(&server, &ada, &format!("ada{n}")).await;
+    }
+    register(&server, "bob", true).await;
+    receiver.until("the other", |r| r.emails().len() == 2).await;
+    pushing.abort();
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,9 +95,17 @@ impl Lane {
         self.owing |= fresh;
     }
 
-    /// Takes what is new into the queue: withdrawals always, the rest once half the window is free.
+    /// Takes what is new into the queue: withdrawals always, the rest while there is room.
     pub(super) fn read_on(&mut self) -> Result<(), StoreError> {
-        while self.behind && self.queue.len() <= WINDOW / 2 {
+        let read = self.read_ahead();
+        // Other rows tell of them: they do not wait for what cannot be read.
+        let owed = self.read_withdrawals();
+        self.pass();
+        read.and(owed)
+    }
+
+    fn read_ahead(&mut self) -> Result<(), StoreError> {
+        while self.behind && self.has_room() {
             let Some(batches) = self.next_batches()? else {
                 return Ok(());
             };
@@ -106,15 +114,13 @@ impl Lane {
                 self.take(batch);
             }
         }
-        if self.owing && self.behind && self.queue.len() < CROWD {
-            let before = self.read.clone();
-            if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
-                self.owing = batch.more;
-                self.take(batch);
-            }
-        }
-        self.pass();
         Ok(())
+    }
+
+    /// Whether half the window is free; or a batch of it, where nothing that is in it may fly.
+    fn has_room(&self) -> bool {
+        let taken = self.queue.len();
+        taken <= WINDOW / 2 || (!self.queue.is_ready() && taken + BATCH <= WINDOW)
     }
 
     /// What comes next, in batches, as much as there is room for; nothing if there is nobody to tell it. In one go: to leave
@@ -127,9 +133,14 @@ impl Lane {
             let mut batches = Vec::new();
             let mut from = self.read.clone();
             let mut told = self.queue.len();
-            // Of who may see little, many batches tell nothing.
+            // Where most may not be seen, many batches tell nothing.
             while batches.len() < WINDOW / BATCH && told + BATCH <= WINDOW {
-                let batch = engine.items(from, BATCH)?;
+                let batch = match engine.items(from, BATCH) {
+                    Ok(batch) => batch,
+                    // What was read before it is told; the next call says what is wrong.
+                    Err(_) if !batches.is_empty() => break,
+                    Err(e) => return Err(e),
+                };
                 from = batch.cursor.clone();
                 told += batch.told.len();
                 let more = batch.more;
@@ -140,6 +151,17 @@ impl Lane {
             }
             Ok(batches)
         })
+    }
+
+    fn read_withdrawals(&mut self) -> Result<(), StoreError> {
+        if self.owing && self.behind && self.queue.len() < CROWD {
+            let before = self.read.clone();
+            if let Some(batch) = self.with_engine(|engine| engine.withdrawals(before))? {
+                self.owing = batch.more;
+                self.take(batch);
+            }
+        }
+        Ok(())
     }
 
     /// Notes how far everything is done.
