@@ -337,6 +337,20 @@ fn a_webhook_is_set_goes_on_and_begins_anew() {
     given([feed(None, &["plan"]), feed(None, &["plan", "locale"])])
         .when(set_webhook("https://a.example", None))
         .then([set("https://a.example", 2).into()]);
+    // Set again, it stays on its version.
+    let outdated = || {
+        [
+            feed(None, &["plan"]),
+            set("https://a.example", 1).into(),
+            feed(None, &["plan", "locale"]),
+        ]
+    };
+    given(outdated())
+        .when(set_webhook("https://a.example", None))
+        .then_nothing();
+    given(outdated())
+        .when(set_webhook("https://b.example", None))
+        .then([set("https://b.example", 1).into()]);
     given(begun()).when(wish("https://a.example", 1)).then_nothing();
     given(begun())
         .when(wish("https://b.example", 1))
@@ -452,7 +466,7 @@ fn a_topic_has_one_version_of_its_feed() {
         .then_rejected(Rejection::FeedVersionNotFound);
     given([feed(None, &["plan"])]).when(set(Some(1))).then([is_set()]);
     given([feed(None, &["plan"])]).when(set(None)).then([is_set()]);
-    given([feed(None, &["plan"]), is_set()])
+    given([feed(None, &["plan"]), is_set(), feed(None, &["plan", "locale"])])
         .when(set(None))
         .then_nothing();
     given([feed(None, &["plan"])]).when(remove()).then_nothing();

@@ -357,7 +357,8 @@ pub fn decide(settings: &Settings, command: Command) -> Result<Vec<Event>, Rejec
         Command::DefineFeed(e) => define_feed(settings, e),
         Command::SetFeedTopic { feed: name, version } => {
             let feed = settings.feeds.get(&name).ok_or(Rejection::FeedNotFound)?;
-            let version = version.unwrap_or_else(|| feed.newest());
+            let stays = feed.topic.map(|topic| topic.version);
+            let version = version.or(stays).unwrap_or_else(|| feed.newest());
             feed.version(version).ok_or(Rejection::FeedVersionNotFound)?;
             let same = feed.topic.is_some_and(|topic| topic.version == version);
             let set = FeedTopicSet { feed: name, version };

@@ -262,7 +262,9 @@ pub(super) fn decide(feeds: &BTreeMap<String, Feed>, command: Command) -> Result
 }
 
 fn decide_set(feed: &Feed, known: Option<&Webhook>, wanted: SetWebhook) -> Result<Vec<Event>, Rejection> {
-    let version = wanted.version.unwrap_or_else(|| feed.newest());
+    // Whoever is set again stays on its version: a newer one may tell more.
+    let stays = known.map(|w| w.version);
+    let version = wanted.version.or(stays).unwrap_or_else(|| feed.newest());
     if feed.version(version).is_none() {
         return Err(Rejection::FeedVersionNotFound);
     }

@@ -55,7 +55,8 @@ pub struct WebhookInput {
     /// Beginning with https://. Addresses that are not public are refused unless the operator allows their network. A
     /// connector has its vendor's own.
     pub url: Option<String>,
-    /// The version of the feed; the newest if absent. Another version begins with everyone's state anew.
+    /// The version of the feed; if absent, the one that it has, or the newest where there is none yet. Another version begins
+    /// with everyone's state anew.
     pub version: Option<u32>,
     /// Requests at a time from one node, 1 to 256; 8 if absent, 2 for a connector. Those about one subject always come one
     /// after another.

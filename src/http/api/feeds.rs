@@ -142,7 +142,7 @@ pub struct TopicBody {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TopicInput {
-    /// The newest if absent.
+    /// If absent, the one that it has, or the newest where there is none yet.
     pub version: Option<u32>,
 }
 
