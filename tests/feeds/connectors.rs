@@ -487,7 +487,9 @@ async fn an_opt_out_at_the_vendor_outlasts_all_but_the_consent_that_gates_the_fe
     // Also where the feed does not name it, and it comes as a state.
     let unnamed = json!({"purpose": "newsletter", "fields": ["email"], "events": []});
     define(&server, "marketing", &unnamed).await;
-    set(&server, &connector).await;
+    let mut newer = connector;
+    newer["version"] = json!(3);
+    set(&server, &newer).await;
     vendor.until("everyone anew", |v| states(v).len() == 5).await;
     consent(&server, &ada, "newsletter", false).await;
     vendor.until("another withdrawal", |v| states(v).len() == 6).await;
