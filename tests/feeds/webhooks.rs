@@ -163,16 +163,22 @@ async fn a_receiver_gets_everyone_and_then_what_happens_and_withdrawals_are_on_r
     panic!("the withdrawals are not on record");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_of_whom_there_is_much_to_tell_and_who_is_not_taken_holds_up_nobody() {
-    let (server, pushing) = start_with(Duration::from_secs(60), |config| config.partitions = 1).await;
-    define_marketing(&server).await;
+/// A receiver that has taken Ada's state and fails from then on at what concerns her; her id, and her name there.
+async fn ada_is_not_taken(server: &Server) -> (Receiver, String, String) {
+    define_marketing(server).await;
     let receiver = Receiver::start().await;
-    set(&server, &receiver).await;
-    let (ada, _) = register(&server, "ada", true).await;
+    set(server, &receiver).await;
+    let (ada, _) = register(server, "ada", true).await;
     receiver.until("ada", |r| r.emails() == ["ada@example.com"]).await;
     let subject = receiver.taken()[0].event["subject"].as_str().unwrap().to_owned();
     receiver.answer(&subject, 500);
+    (receiver, ada, subject)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_whom_there_is_much_to_tell_and_who_is_not_taken_holds_up_nobody() {
+    let (server, pushing) = start_with(Duration::from_secs(60), |config| config.partitions = 1).await;
+    let (receiver, ada, _) = ada_is_not_taken(&server).await;
     // More than half of what a lane reads ahead.
     for n in 0..300 {
         rename(&server, &ada, &format!("ada{n}")).await;
@@ -186,13 +192,7 @@ async fn one_of_whom_there_is_much_to_tell_and_who_is_not_taken_holds_up_nobody(
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_is_not_taken_holds_up_nobody_and_becomes_a_dead_letter_that_is_sent_again() {
     let (server, pushing) = start(Duration::from_secs(5)).await;
-    define_marketing(&server).await;
-    let receiver = Receiver::start().await;
-    set(&server, &receiver).await;
-    let (ada, _) = register(&server, "ada", true).await;
-    receiver.until("ada", |r| r.emails() == ["ada@example.com"]).await;
-    let subject = receiver.taken()[0].event["subject"].as_str().unwrap().to_owned();
-    receiver.answer(&subject, 500);
+    let (receiver, ada, subject) = ada_is_not_taken(&server).await;
     upgrade(&server, &ada, "pro").await;
     for name in ["bob", "eve", "joe"] {
         register(&server, name, true).await;
