@@ -20,6 +20,9 @@ use crate::cluster::ClusterConfig;
 use crate::feeds::webhook::WebhookConfig;
 use crate::spool::SpoolConfig;
 
+/// Longer than proxies keep a connection that nobody uses (60 s with many), so that none sends on one that is being closed.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// Everything a node can be told. Made once at start, then read only.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -45,6 +48,8 @@ pub struct Config {
     pub network_limits: Limits,
     /// Commands that may wait for the writer.
     pub queue: usize,
+    /// How long the head of a request may take to come, and a connection may be idle.
+    pub header_timeout: Duration,
     /// Longest wait for `Gatelog-Min-Position`.
     pub min_position_wait: Duration,
     /// A projection further behind than this makes `/readyz` say no, in records.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::server::{BOOTSTRAP, PASSWORD, Server, notice};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_do_what_they_may() {
@@ -405,5 +407,46 @@ async fn a_path_that_is_no_text_is_a_problem_everywhere() {
             answer.body
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_no_request_comes_is_closed() {
+    let limit = Duration::from_millis(300);
+    let server = Server::start_with(|c| c.header_timeout = limit).await;
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for (what, sent) in [
+        ("nothing", ""),
+        ("half a head", "GET /healthz HTTP/1.1\r\nhost: loc"),
+        ("a whole request, and then nothing", request),
+    ] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let closed = stream.read_to_string(&mut answer);
+        let closed = tokio::time::timeout(Duration::from_secs(20), closed).await;
+        closed.unwrap_or_else(|_| panic!("{what}: still open")).unwrap();
+        assert_eq!(
+            answer.starts_with("HTTP/1.1 200"),
+            sent == request,
+            "{what}: {answer}"
+        );
+    }
+    // Whoever goes on asking keeps the connection for longer than that.
+    let mut stream = BufReader::new(TcpStream::connect(&address).await.unwrap());
+    let begun = gatelog_events::clock::monotonic();
+    while begun.elapsed() < 3 * limit {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        while !line.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "closed: {line}");
+        }
+        let length = line.split("content-length: ").nth(1).unwrap();
+        let mut body = vec![0; length.split("\r\n").next().unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    }
+    drop(stream);
     server.stop().await;
 }

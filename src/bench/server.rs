@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::BenchError;
 use super::world::{self, Scratch, World};
+use crate::config::HEADER_TIMEOUT;
 use crate::feeds::webhook::WebhookConfig;
 use crate::http;
 use crate::node::Started;
@@ -23,7 +24,7 @@ pub const PASSWORD: &str = "seven purple otters juggle";
 pub struct Listening {
     pub address: String,
     stop: oneshot::Sender<()>,
-    served: JoinHandle<std::io::Result<()>>,
+    served: JoinHandle<()>,
 }
 
 impl Listening {
@@ -50,7 +51,7 @@ pub async fn listen(router: Router) -> Result<Listening, BenchError> {
 /// As [`listen`], where the port is taken already.
 pub fn serve(listener: TcpListener, address: String, router: Router) -> Listening {
     let (stop, stopped) = oneshot::channel();
-    let served = tokio::spawn(http::serve(listener, router, async {
+    let served = tokio::spawn(http::serve(listener, router, HEADER_TIMEOUT, async {
         let _ = stopped.await;
     }));
     Listening {

@@ -26,7 +26,7 @@ use crate::auth::policy::Policy;
 use crate::auth::pool::PoolConfig;
 use crate::auth::random;
 use crate::auth::throttle::Limits;
-use crate::config::Config;
+use crate::config::{Config, HEADER_TIMEOUT};
 use crate::feeds::webhook::WebhookConfig;
 use crate::node::{Node, Started};
 use crate::writer::{Command, Outcome, Request, WriteError};
@@ -86,6 +86,7 @@ pub fn config(data_dir: &Path) -> Config {
         account_limits: Limits::ACCOUNT,
         network_limits: Limits::NETWORK,
         queue: 4096,
+        header_timeout: HEADER_TIMEOUT,
         min_position_wait: Duration::from_secs(5),
         max_lag: 10_000,
         max_body_bytes: 65_536,

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use super::Failure;
 use crate::auth::api_keys::NewApiKey;
 use crate::auth::private_file;
-use crate::cluster::{ClusterConfig, Gate, NodeId};
+use crate::cluster::{Gate, NodeId};
+use crate::config::Config;
 use crate::config::options::{Loaded, read_key};
 use crate::http;
 use crate::node::{Folders, Started};
@@ -63,8 +64,9 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     let stop = stop_signal()?;
     let listener = listen(&loaded).await?;
     let address = listener.local_addr()?;
-    let (opened, meanwhile) = answer_meanwhile(&listener, loaded.config.cluster.as_ref())?;
+    let (opened, meanwhile) = answer_meanwhile(&listener, &loaded.config)?;
     let config = loaded.config;
+    let header_timeout = config.header_timeout;
     let started = tokio::task::spawn_blocking(move || Started::open(config))
         .await
         .map_err(Failure::other)??;
@@ -77,7 +79,7 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     let served = {
         let (handed_over, last_request) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
-        let serving = http::serve(listener, router, async {
+        let serving = http::serve(listener, router, header_timeout, async {
             let _ = last_request.await;
         });
         let ending = async {
@@ -88,7 +90,7 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
             std::future::pending().await
         };
         tokio::select! {
-            served = serving => served.map_err(Failure::from),
+            () = serving => Ok(()),
             never = ending => never,
             damage = started.housekeeping() => Err(Failure::from(damage)),
             () = after(stopped, GRACE) => {
@@ -110,9 +112,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// node itself.
 fn answer_meanwhile(
     port: &TcpListener,
-    cluster: Option<&ClusterConfig>,
-) -> Result<(oneshot::Sender<()>, JoinHandle<std::io::Result<()>>), Failure> {
-    let gate = match cluster {
+    config: &Config,
+) -> Result<(oneshot::Sender<()>, JoinHandle<()>), Failure> {
+    let gate = match &config.cluster {
         Some(cluster) => {
             let run = NodeId::random().map_err(Failure::other)?;
             Some(Arc::new(Gate::new(run, &cluster.secret)))
@@ -123,9 +125,14 @@ fn answer_meanwhile(
     let handle = port.as_fd().try_clone_to_owned()?;
     let listener = TcpListener::from_std(handle.into())?;
     let (opened, open) = oneshot::channel();
-    let meanwhile = tokio::spawn(http::serve(listener, http::starting::router(gate), async {
-        let _ = open.await;
-    }));
+    let meanwhile = tokio::spawn(http::serve(
+        listener,
+        http::starting::router(gate),
+        config.header_timeout,
+        async {
+            let _ = open.await;
+        },
+    ));
     Ok((opened, meanwhile))
 }
 

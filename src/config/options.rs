@@ -16,7 +16,7 @@ use super::values::{
     Addresses, Advertise, Hidden, KafkaMechanism, KafkaSecurity, LogAway, LogKind, Networks, PasswordPolicy,
     Signing, Size, Span,
 };
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, HEADER_TIMEOUT};
 use crate::auth::pool::{Argon2Params, PoolConfig};
 use crate::auth::private_file;
 use crate::auth::throttle::Limits;
@@ -173,6 +173,8 @@ options! {
     network_decay: Span, "GATELOG_NETWORK_DECAY", [value_name = "TIME"], Span(Limits::NETWORK.decay);
     /// Commands that may wait to be written; beyond they get 503 [default: 8192]
     queue: usize, "GATELOG_QUEUE", [value_name = "N"], 8192;
+    /// How long the head of a request may take to come, and a connection may wait for one [default: 75s]
+    header_timeout: Span, "GATELOG_HEADER_TIMEOUT", [value_name = "TIME"], Span(HEADER_TIMEOUT);
     /// Longest wait of a read for its Gatelog-Min-Position [default: 5s]
     min_position_wait: Span, "GATELOG_MIN_POSITION_WAIT", [value_name = "TIME"], Span::seconds(5);
     /// Records by which a read model may lag before /readyz says no [default: 10000]
@@ -470,6 +472,8 @@ impl Effective {
     fn check_resources(&self) -> Result<(), ConfigError> {
         within("partitions", self.partitions, 1, 1024)?;
         within("queue", self.queue, 16, 1_000_000)?;
+        let second = Span::seconds(1);
+        within("header_timeout", self.header_timeout, second, Span::seconds(HOUR))?;
         within(
             "min_position_wait",
             self.min_position_wait,
@@ -549,6 +553,7 @@ impl Effective {
                 ..Limits::NETWORK
             },
             queue: self.queue,
+            header_timeout: self.header_timeout.0,
             min_position_wait: self.min_position_wait.0,
             max_lag: self.max_lag,
             max_body_bytes: self.max_body_bytes.0,

@@ -10,6 +10,7 @@ pub mod bodies;
 mod body;
 mod caller;
 mod check;
+mod connections;
 mod cursor;
 mod envelope;
 pub mod internal;
@@ -26,13 +27,11 @@ mod shape;
 pub mod starting;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -152,12 +151,14 @@ fn method_not_allowed() -> Problem {
     )
 }
 
-/// Serves until `shutdown`, then answers what has begun and ends.
+/// Serves until `shutdown`, then answers what has begun and ends. `header_timeout`: how long the head of a request may take to
+/// come, and a connection may wait for one.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    header_timeout: Duration,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+) {
     let upkeep = tokio::spawn(async {
         let mut tick = tokio::time::interval(UPKEEP);
         loop {
@@ -165,16 +166,6 @@ pub async fn serve(
             metrics::recorder().run_upkeep();
         }
     });
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and written at once; without this some would wait for an acknowledgement.
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(%e, "TCP_NODELAY was not set");
-        }
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service)
-        .with_graceful_shutdown(shutdown)
-        .await;
+    connections::serve(listener, router, header_timeout, shutdown).await;
     upkeep.abort();
-    served
 }

@@ -20,7 +20,7 @@ pub struct Server {
     client: Client,
     pub started: Started,
     stop: oneshot::Sender<()>,
-    served: tokio::task::JoinHandle<std::io::Result<()>>,
+    served: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
@@ -111,6 +111,7 @@ impl Server {
         config.pool.params.memory_kib = 1024;
         config.pool.max_wait = Duration::from_secs(60);
         change(&mut config);
+        let header_timeout = config.header_timeout;
         let started = tokio::task::spawn_blocking(move || Started::open(config).unwrap())
             .await
             .unwrap();
@@ -120,7 +121,12 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let served = tokio::spawn(serve(listener, router(started.node.clone()), shutdown));
+        let served = tokio::spawn(serve(
+            listener,
+            router(started.node.clone()),
+            header_timeout,
+            shutdown,
+        ));
         let client = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -145,7 +151,7 @@ impl Server {
         } = self;
         drop(client);
         stop.send(()).unwrap();
-        served.await.unwrap().unwrap();
+        served.await.unwrap();
         started.close().await.unwrap();
     }
 

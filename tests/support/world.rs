@@ -8,7 +8,7 @@ use gatelog::auth::keys::SigningAlgorithm;
 use gatelog::auth::policy::Policy;
 use gatelog::auth::pool::PoolConfig;
 use gatelog::auth::throttle::Limits;
-use gatelog::config::Config;
+use gatelog::config::{Config, HEADER_TIMEOUT};
 use gatelog::node::Node;
 use gatelog::writer::{Command, Idempotency, Outcome, Request, WriteError};
 use gatelog_events::clock;
@@ -42,6 +42,7 @@ pub fn config(dir: &Path) -> Config {
         account_limits: Limits::ACCOUNT,
         network_limits: Limits::NETWORK,
         queue: 4096,
+        header_timeout: HEADER_TIMEOUT,
         // What is read after it was written is there at last, however busy the machine.
         min_position_wait: Duration::from_secs(25),
         max_lag: 10_000,

@@ -85,6 +85,10 @@ fn what_does_not_fit_is_refused_by_name() {
         ),
         ("forward_view_wait = \"1m\"", "forward_view_wait"),
         (
+            "header_timeout = \"0s\"",
+            "header_timeout is 0s, but it must be from 1s to 1h",
+        ),
+        (
             "cluster_secret = \"0123456789abcdef\"",
             "cluster_secret: expected at least 32 bytes",
         ),

@@ -96,7 +96,7 @@ pub struct Acknowledged {
     responses((status = 200, description = "A page, or server-sent events", content(
         (Page = "application/json"), (String = "text/event-stream")
     ))),
-    security(("api_key" = ["feeds:read"]))
+    security(("api_key" = ["feeds:read"]), ("api_key" = ["feeds:read:{feed}"]))
 )]
 pub async fn follow(
     State(app): State<App>,
@@ -144,7 +144,7 @@ pub async fn follow(
     post, path = "/v1/feeds/{feed}/acknowledgements", tag = "feeds", params(("feed" = String, Path)),
     request_body = Acknowledgement,
     responses((status = 200, description = "It is on record", body = Acknowledged)),
-    security(("api_key" = ["feeds:read"]))
+    security(("api_key" = ["feeds:read"]), ("api_key" = ["feeds:read:{feed}"]))
 )]
 pub async fn acknowledge(
     State(app): State<App>,

@@ -196,7 +196,7 @@ impl backlog::State {
 #[utoipa::path(
     get, path = "/v1/feeds/{feed}/status", tag = "feeds", params(("feed" = String, Path)),
     responses((status = 200, description = "The state of the feed's consumers", body = StatusBody)),
-    security(("api_key" = ["feeds:read"]))
+    security(("api_key" = ["feeds:read"]), ("api_key" = ["feeds:read:{feed}"]))
 )]
 pub async fn get(
     State(app): State<App>,

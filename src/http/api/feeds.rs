@@ -223,7 +223,7 @@ pub async fn list(State(app): State<App>, caller: Caller, min: MinPosition) -> R
 #[utoipa::path(
     get, path = "/v1/feeds/{feed}", tag = "feeds", params(("feed" = String, Path)),
     responses((status = 200, description = "The feed and its versions", body = FeedBody)),
-    security(("api_key" = ["feeds:read"]))
+    security(("api_key" = ["feeds:read"]), ("api_key" = ["feeds:read:{feed}"]))
 )]
 pub async fn get(
     State(app): State<App>,
@@ -341,7 +341,7 @@ pub async fn remove_topic(
     get, path = "/v1/feeds/{feed}/versions/{version}/schema", tag = "feeds",
     params(("feed" = String, Path), ("version" = u32, Path)),
     responses((status = 200, description = "JSON Schema (2020-12) of `data`", body = serde_json::Value)),
-    security(("api_key" = ["feeds:read"]))
+    security(("api_key" = ["feeds:read"]), ("api_key" = ["feeds:read:{feed}"]))
 )]
 pub async fn schema(
     State(app): State<App>,

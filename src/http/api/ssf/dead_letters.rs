@@ -62,7 +62,7 @@ pub struct DeadLetterBody {
 #[utoipa::path(
     get, path = "/ssf/dead-letters", tag = "shared signals", params(DeadLetterQuery),
     responses((status = 200, description = "A page", body = DeadLetters)),
-    security(("api_key" = ["ssf.read"]))
+    security(("api_key" = ["ssf.read"]), ("api_key" = ["ssf.manage"]))
 )]
 pub async fn list(
     State(app): State<App>,

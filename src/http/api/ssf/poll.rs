@@ -101,7 +101,7 @@ impl Serialize for Sets {
     post, path = "/ssf/poll/{stream_id}", tag = "shared signals", params(("stream_id" = String, Path)),
     request_body = PollInput,
     responses((status = 200, description = "SETs", body = PollBody)),
-    security(("api_key" = ["ssf.read"]))
+    security(("api_key" = ["ssf.read"]), ("api_key" = ["ssf.manage"]))
 )]
 pub async fn poll(
     State(app): State<App>,

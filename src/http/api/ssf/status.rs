@@ -72,7 +72,7 @@ fn shown(id: Uuid, stream: &SignalStream) -> StatusBody<'_> {
 #[utoipa::path(
     get, path = "/ssf/status", tag = "shared signals", params(StreamQuery),
     responses((status = 200, description = "The status", body = StatusBody)),
-    security(("api_key" = ["ssf.read"]))
+    security(("api_key" = ["ssf.read"]), ("api_key" = ["ssf.manage"]))
 )]
 pub async fn get(
     State(app): State<App>,

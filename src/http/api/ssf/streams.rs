@@ -215,7 +215,7 @@ async fn live_key(app: &App, audience: &Value, check: &mut Check) -> Result<Opti
 #[utoipa::path(
     get, path = "/ssf/streams", tag = "shared signals", params(StreamQuery),
     responses((status = 200, description = "The stream; a list of all where no id is given", body = StreamsBody)),
-    security(("api_key" = ["ssf.read"]))
+    security(("api_key" = ["ssf.read"]), ("api_key" = ["ssf.manage"]))
 )]
 pub async fn read(
     State(app): State<App>,
