@@ -200,7 +200,12 @@ impl KeyRing {
         private_file::create_folder(folder)?;
         let ring = Self::read(folder, algorithm)?;
         if !ring.has_own() {
-            ring.rotate(now)?;
+            // Of nodes that start at once on a common folder one makes the key, and the others find it.
+            let _alone = private_file::lock(&folder.join("first-key.lock"))?;
+            ring.reload()?;
+            if !ring.has_own() {
+                ring.rotate(now)?;
+            }
         }
         Ok(ring)
     }
@@ -378,6 +383,24 @@ mod tests {
         assert_eq!(signs(1), SigningAlgorithm::EdDsa, "the other is not known yet");
         assert_eq!(signs(2), SigningAlgorithm::Es256);
         assert_eq!(ring.jwks()["keys"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn of_nodes_that_start_at_once_on_a_common_folder_one_makes_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let all_there = std::sync::Barrier::new(8);
+        let jwks = || {
+            all_there.wait();
+            KeyRing::open(dir.path(), SigningAlgorithm::EdDsa, T0)
+                .unwrap()
+                .jwks()
+        };
+        let sets: Vec<_> = std::thread::scope(|scope| {
+            let nodes: Vec<_> = (0..8).map(|_| scope.spawn(jwks)).collect();
+            nodes.into_iter().map(|node| node.join().unwrap()).collect()
+        });
+        assert_eq!(sets[0]["keys"].as_array().unwrap().len(), 1);
+        assert!(sets.iter().all(|set| *set == sets[0]));
     }
 
     #[test]
