@@ -26,8 +26,8 @@ impl Projection for TenantSettings {
 
     fn version(&self) -> u32 {
         // 2: feeds. 3: streams of signals. 4: what is kept of webhooks that were removed. 5: from when on keys sign.
-        // 6: since when webhooks and topics are there.
-        6
+        // 6: since when webhooks and topics are there. 7: since when types of signals are asked for.
+        7
     }
 
     fn streams(&self) -> &'static [Stream] {

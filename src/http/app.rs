@@ -8,6 +8,7 @@ use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
 use gatelog_events::ids::TenantId;
 use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
 
 use super::measured::Measured;
 use crate::auth::throttle::{Limits, Throttle};
@@ -29,6 +30,9 @@ const CHOICES: Limits = Limits {
     ..REGISTRATIONS
 };
 
+/// Polls that read at the same time.
+const POLLS: usize = 4;
+
 const NETWORKS_REMEMBERED: usize = 100_000;
 
 /// The state of the router. Cheap to clone.
@@ -42,6 +46,8 @@ pub struct Shared {
     pub registrations: Throttle,
     /// Changes of consents by link, by network.
     pub choices: Throttle,
+    /// For polls that read what a stream has to tell: they may be many, and each may read much.
+    pub polls: Arc<Semaphore>,
     /// SHA-256 of the bootstrap key.
     pub(super) bootstrap: Option<digest::Digest>,
     /// `/openapi.json`.
@@ -70,6 +76,7 @@ impl App {
         Self(Arc::new(Shared {
             registrations: Throttle::new(REGISTRATIONS, NETWORKS_REMEMBERED),
             choices: Throttle::new(CHOICES, NETWORKS_REMEMBERED),
+            polls: Arc::new(Semaphore::new(POLLS)),
             bootstrap,
             document,
             backlogs: Measured::default(),

@@ -179,8 +179,8 @@ async fn ada_is_not_taken(server: &Server) -> (Receiver, String, String) {
 async fn one_of_whom_there_is_much_to_tell_and_who_is_not_taken_holds_up_nobody() {
     let (server, pushing) = start_with(Duration::from_secs(60), |config| config.partitions = 1).await;
     let (receiver, ada, _) = ada_is_not_taken(&server).await;
-    // More than half of what a lane reads ahead.
-    for n in 0..300 {
+    // More than a lane reads ahead where the receiver takes what it gets.
+    for n in 0..600 {
         rename(&server, &ada, &format!("ada{n}")).await;
     }
     register(&server, "bob", true).await;

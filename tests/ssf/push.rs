@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::parties::*;
-use crate::support::server::Server;
+use crate::support::server::{PASSWORD, Server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -307,6 +307,56 @@ async fn what_was_taken_does_not_come_again_because_of_what_is_not() {
         seen.iter().all(|a| a.as_deref() == Some("Bearer hush")),
         "{seen:?}"
     );
+    transmitting.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_whom_nothing_is_taken_holds_up_nobody_however_much_there_is() {
+    let (server, transmitting) = start_with(10 * MINUTE, |config| config.partitions = 1).await;
+    let receiver = PushReceiver::start().await;
+    receiver
+        .stream(&server, &["risc/account-disabled", "risc/account-enabled"])
+        .await;
+    let (ada, _) = person(&server, "ada").await;
+    let (bob, _) = person(&server, "bob").await;
+    receiver.refuse(&ada);
+    // More than a lane reads ahead where the receiver takes what it gets.
+    for _ in 0..270 {
+        set_account(&server, &ada, "disabled").await;
+        set_account(&server, &ada, "active").await;
+    }
+    set_account(&server, &bob, "disabled").await;
+    receiver.until("bob's", |r| !r.taken().is_empty()).await;
+    assert_eq!(receiver.taken()[0]["sub_id"]["sub"], json!(bob));
+    transmitting.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_more_hears_of_it_from_then_on() {
+    let (server, transmitting) = start(MINUTE).await;
+    let receiver = PushReceiver::start().await;
+    let party = receiver.stream(&server, &["risc/account-purged"]).await;
+    let (ada, _) = person(&server, "ada").await;
+    set_password(&server, &ada, "eleven yellow herons argue").await;
+    set_account(&server, &ada, "disabled").await;
+    set_account(&server, &ada, "active").await;
+    let told = [
+        "risc/account-disabled",
+        "risc/account-enabled",
+        "caep/credential-change",
+    ];
+    let change = json!({"stream_id": party.id(), "events_requested": uris(&told)});
+    let call = server.call(reqwest::Method::PATCH, STREAMS).auth(&party.key);
+    call.json(&change).send().await.expect(200);
+    set_account(&server, &ada, "disabled").await;
+    set_account(&server, &ada, "active").await;
+    set_password(&server, &ada, PASSWORD).await;
+    receiver
+        .until("what came then", |r| r.taken().len() >= told.len())
+        .await;
+    assert_eq!(receiver.kinds(), told);
     transmitting.abort();
     server.stop().await;
 }

@@ -140,6 +140,8 @@ pub struct SignalStream {
     /// Number of the settings' event with which it began last; what is said of an earlier beginning counts no more.
     pub generation: u64,
     pub begins: Begins,
+    /// Types that were asked for later than the stream was made, and when: what happened before is not told.
+    pub asked_at: BTreeMap<String, Timestamp>,
 }
 
 /// All streams of a tenant, and the keys that sign.
@@ -226,12 +228,13 @@ impl Signals {
                     notice: None,
                     generation: sequence,
                     begins: e.begins.clone(),
+                    asked_at: BTreeMap::new(),
                 };
                 self.streams.insert(e.stream_id, stream);
             }
             TenantEvent::SignalStreamChanged(e) => {
                 if let Some(stream) = self.streams.get_mut(&e.stream_id) {
-                    stream.config = e.config.clone();
+                    stream.set_config(&e.config, time);
                 }
             }
             TenantEvent::SignalStreamStatusSet(e) => {
@@ -281,6 +284,19 @@ impl Signals {
 }
 
 impl SignalStream {
+    /// Since when a type of events is asked for, if it was not when the stream was made.
+    pub fn asked_at(&self, event_type: &str) -> Option<Timestamp> {
+        self.asked_at.get(event_type).copied()
+    }
+
+    fn set_config(&mut self, config: &StreamConfig, time: Timestamp) {
+        let (before, now) = (&self.config.events_requested, &config.events_requested);
+        self.asked_at.retain(|known, _| now.contains(known));
+        self.asked_at
+            .extend(now.difference(before).map(|new| (new.clone(), time)));
+        self.config = config.clone();
+    }
+
     fn set_status(&mut self, e: &SignalStreamStatusSet, time: Timestamp, sequence: u64) {
         self.status = e.status;
         self.reason.clone_from(&e.reason);

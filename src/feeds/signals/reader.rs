@@ -161,8 +161,10 @@ impl<'a> Reader<'a> {
             from,
             ..Page::both(identity, activity)
         };
-        part.pending
-            .retain(|p| !done.contains(&p.place) && EventType::of(p.signal.what).is_delivered(self.stream));
+        part.pending.retain(|p| {
+            let is_told = EventType::of(p.signal.what).is_told(self.stream, p.signal.time);
+            is_told && !done.contains(&p.place)
+        });
         Ok(part)
     }
 

@@ -155,9 +155,9 @@ pub const fn status(status: StreamStatus) -> &'static str {
 const fn initiator(by: Initiator) -> &'static str {
     match by {
         Initiator::User => "user",
-        Initiator::Admin => "admin",
+        // What a node does by itself is no signal: this was the operator, by the bootstrap key.
+        Initiator::Admin | Initiator::System => "admin",
         Initiator::Policy => "policy",
-        Initiator::System => "system",
     }
 }
 
@@ -193,6 +193,7 @@ mod tests {
             notice: None,
             generation: 1,
             begins: Begins::default(),
+            asked_at: Default::default(),
         }
     }
 
@@ -297,7 +298,7 @@ mod tests {
                 System,
                 format!("{RISC}/account-disabled"),
                 &user,
-                json!({"initiating_entity": "system"}),
+                json!({"initiating_entity": "admin"}),
             ),
             (
                 What::AccountEnabled,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::signals::SignalStream;
 use gatelog_projections::signals::What;
 
@@ -65,6 +66,12 @@ impl EventType {
     /// Whether a stream tells of it: its receiver must have asked.
     pub fn is_delivered(self, stream: &SignalStream) -> bool {
         stream.config.events_requested.contains(self.uri())
+    }
+
+    /// Whether a stream tells what happened of it at that time: nothing of before its receiver asked.
+    pub fn is_told(self, stream: &SignalStream, time: Timestamp) -> bool {
+        let asked = stream.asked_at(self.uri());
+        self.is_delivered(stream) && asked.is_none_or(|asked| asked <= time)
     }
 
     /// The URIs of all that can be asked for.

@@ -15,6 +15,8 @@ use crate::feeds::push::endpoint::Endpoint;
 
 /// Records that are taken from the log and not yet by the receiver, at the most. Withdrawals come on top, up to [`CROWD`].
 const WINDOW: usize = 512;
+/// The same where all of them wait for another attempt, or behind one that does: who is not taken holds up nobody.
+const WAITING: usize = 4096;
 /// Records, withdrawals too, from which on nothing more is read: what is not read yet is told first all the same.
 const CROWD: usize = 8192;
 /// Records of a batch: once all of them are taken, the lane is past them.
@@ -117,10 +119,10 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether half the window is free; or a batch of it, where nothing that is in it may fly.
+    /// Whether half the window is free, or nothing that is in it may fly.
     fn has_room(&self) -> bool {
         let taken = self.queue.len();
-        taken <= WINDOW / 2 || (!self.queue.is_ready() && taken + BATCH <= WINDOW)
+        taken <= WINDOW / 2 || (!self.queue.is_ready() && taken + BATCH <= WAITING)
     }
 
     /// What comes next, in batches, as much as there is room for; nothing if there is nobody to tell it. In one go: to leave
@@ -133,8 +135,9 @@ impl Lane {
             let mut batches = Vec::new();
             let mut from = self.read.clone();
             let mut told = self.queue.len();
+            let window = if self.queue.is_ready() { WINDOW } else { WAITING };
             // Where most may not be seen, many batches tell nothing.
-            while batches.len() < WINDOW / BATCH && told + BATCH <= WINDOW {
+            while batches.len() < WINDOW / BATCH && told + BATCH <= window {
                 let batch = match engine.items(from, BATCH) {
                     Ok(batch) => batch,
                     // What was read before it is told; the next call says what is wrong.

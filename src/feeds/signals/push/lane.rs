@@ -31,6 +31,8 @@ use crate::writer::WriteError;
 
 /// SETs that are taken from the log and not yet by the receiver, beyond which no more are read.
 const WINDOW: usize = 512;
+/// The same where all of them wait for another attempt, or behind one that does: of whoever else is concerned is told.
+const WAITING: usize = 4096;
 /// How often it is said how far the lane has come.
 const SAY: Duration = Duration::from_secs(1);
 
@@ -181,7 +183,7 @@ impl Lane {
         });
         self.behind |= folded != self.folded;
         self.folded = folded;
-        while self.behind && self.queue.len() < WINDOW {
+        while self.behind && self.has_room() {
             // It reads many rows: those who log in meanwhile shall not wait for the thread.
             let reader = self.reader();
             let part = tokio::task::block_in_place(|| reader.part(self.partition, self.read, &self.beyond))?;
@@ -196,6 +198,11 @@ impl Lane {
             self.passed = from_cursor(passed);
         }
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let window = if self.queue.is_ready() { WINDOW } else { WAITING };
+        self.queue.len() < window
     }
 
     fn launch(&mut self) {
@@ -236,7 +243,7 @@ impl Lane {
                 let signal = node
                     .views
                     .signals(|v| signals::signal(v, tenant, partition, place))?;
-                let wanted = signal.filter(|s| EventType::of(s.what).is_delivered(stream));
+                let wanted = signal.filter(|s| EventType::of(s.what).is_told(stream, s.time));
                 let Some(set) = wanted.map(|s| reader.set(&s)).transpose()?.flatten() else {
                     return Ok(None);
                 };

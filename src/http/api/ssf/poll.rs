@@ -179,12 +179,16 @@ impl Poll {
         ))
     }
 
-    /// Runs what reads many rows where nobody waits for the thread.
+    /// Runs what reads many rows where nobody waits for the thread, when it is its turn.
     async fn blocking<T: Send + 'static>(
         self,
         f: impl FnOnce(&Self, Reader<'_>, &Settings) -> Result<T, Problem> + Send + 'static,
     ) -> Result<(Self, T), Problem> {
+        let turn = self.app.polls.clone().acquire_owned().await;
+        let turn = turn.map_err(|e| Problem::internal(&e))?;
         let read = tokio::task::spawn_blocking(move || {
+            // Held until the thread is free, though nobody may wait for the answer any more.
+            let _turn = turn;
             let settings = self.app.node.views.settings(self.app.tenant())?;
             let (stream_id, stream) = self.stream(&settings)?;
             let reader = Reader {
