@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster {
+    mod behind;
     mod cuts;
     mod feeds;
     mod signals;
+    mod stage;
     mod wire;
 }
 mod support;

@@ -8,10 +8,11 @@ use gatelog_events::commit::Subject;
 use gatelog_events::domain::consent::{ConsentChange, ConsentState, Evidence, Method, SetConsent};
 use gatelog_events::domain::{Actor, user};
 use gatelog_events::ids::UserId;
+use gatelog_projections::users;
 
 use crate::error::{Kind, Problem};
 use crate::http::app::App;
-use crate::http::ask::Ask;
+use crate::http::ask::{Ask, behind, caught_up};
 use crate::http::pages::escaped;
 use crate::http::params::Name;
 use crate::http::reply::at;
@@ -72,7 +73,14 @@ pub async fn ask(State(app): State<App>, Name(token): Name) -> Result<Response, 
     security(())
 )]
 pub async fn withdraw(State(app): State<App>, Name(token): Name, ask: Ask) -> Result<Response, Problem> {
-    let link = open(&app, &token)?;
+    let mut link = open(&app, &token)?;
+    if link.granted.is_none() {
+        // Another node may have written the consent that is to be withdrawn.
+        if !caught_up(&app, users::NAME, link.user.shard()).await? {
+            return Err(behind().into());
+        }
+        link = open(&app, &token)?;
+    }
     if let Some(state) = link.granted {
         let client = ask.client();
         let change = ConsentChange {

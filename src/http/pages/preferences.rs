@@ -28,7 +28,7 @@ use super::notices::{Shown, current};
 use super::texts::{Texts, wanted};
 use crate::error::Problem;
 use crate::http::app::App;
-use crate::http::ask::Ask;
+use crate::http::ask::{Ask, behind, caught_up};
 use crate::http::body::read;
 use crate::http::params::Name;
 use crate::http::reply::at;
@@ -167,6 +167,13 @@ pub async fn choose(
             &person,
             Some(texts.not_understood),
         ));
+    };
+    // Another node may have written the consent that is to be withdrawn.
+    if form.choice != "grant" && !caught_up(&app, users::NAME, person.id.shard()).await? {
+        return Err(behind().into());
+    }
+    let Some(person) = open(&app, &token, &headers)? else {
+        return Ok(not_valid(&headers));
     };
     let changes = match form.choice.as_str() {
         "grant" => {
