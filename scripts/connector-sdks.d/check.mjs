@@ -228,6 +228,8 @@ const lines = [
   `import type { User } from './node_modules/node-zendesk/dist/types/clients/core/users.js';`,
   `type Identify = Parameters<Analytics['identify']>[0] & { type: 'identify' };`,
   `type Track = Parameters<Analytics['track']>[0] & { type: 'track' };`,
+  // As JSON has it: the name that a value of an enumeration stands for.
+  'type Json<T> = { [K in keyof T]: T[K] extends string | undefined ? `${NonNullable<T[K]>}` : T[K] };',
   // The one property that this client's types lack; Zendesk's documents have it.
   `type Upserted = { [K in keyof User]?: User[K] | null } & { skip_verify_email?: boolean };`,
 ];
@@ -241,7 +243,7 @@ const typed = (type, value) => {
 };
 for (const call of calls) {
   const [, type, module] = types.find(([path]) => path.test(call.path)) ?? [];
-  if (type) typed(`${module}.${type}`, call.body);
+  if (type) typed(`Json<${module}.${type}>`, call.body);
   if (call.path === '/v1/batch') for (const m of call.body.batch) typed(m.type === 'track' ? 'Track' : 'Identify', m);
   if (call.body?.users) for (const u of call.body.users) typed('Upserted', u);
 }

@@ -200,10 +200,7 @@ impl<'a> Answer<'a> {
             (401 | 403, _) => Outcome::Unauthorized,
             (429, _) => Outcome::Wait(self.pause()),
             (503, Some(_)) => Outcome::Wait(self.pause()),
-            (400 | 413 | 422, _) => match call.halves() {
-                Some(halves) => Outcome::next(halves.into()),
-                None => Outcome::all(call, &Verdict::rejected(vendor, code)),
-            },
+            (400 | 413 | 422, _) => Self::refused(call, vendor, code),
             // Also 404 and the like: it is the address that is wrong, and no record's fault.
             _ => Outcome::all(
                 call,
@@ -211,6 +208,14 @@ impl<'a> Answer<'a> {
                     after: self.patience(),
                 },
             ),
+        }
+    }
+
+    /// What a refusal of the whole call means, for some of its records: which ones, smaller calls tell.
+    pub(super) fn refused(call: &Call, vendor: &str, code: Option<&str>) -> Outcome {
+        match call.halves() {
+            Some(halves) => Outcome::next(halves.into()),
+            None => Outcome::all(call, &Verdict::rejected(vendor, code)),
         }
     }
 }

@@ -202,7 +202,13 @@ impl Hubspot {
     fn unsubscribe(&self, item: &Item, address: &str, subscription: &str) -> Call {
         let path = "/communication-preferences/v3/unsubscribe".to_owned();
         Call::new(Method::Post, path, Step::Unsubscribe, vec![item.clone()])
-            .json(&json!({ "emailAddress": address, "subscriptionId": subscription }))
+            .json(&json!({
+                "emailAddress": address,
+                "subscriptionId": subscription,
+                // Accounts in which HubSpot's data privacy settings are on want both.
+                "legalBasis": "CONSENT_WITH_NOTICE",
+                "legalBasisExplanation": "The consent was withdrawn",
+            }))
             .authorized(self.authorization())
     }
 }

@@ -30,6 +30,8 @@ impl Hubspot {
             (Step::Write | Step::Clear, 207) if !body.is_object() => Outcome::all(call, &Verdict::RETRY),
             (Step::Write | Step::Clear, 200..=299) => written(call, &body),
             (_, 200..=299) => Outcome::delivered(call),
+            // One address that another contact has, and none of them is written.
+            (Step::Write | Step::Clear, 409) => Answer::refused(call, VENDOR, body["category"].as_str()),
             _ => answer.failure(call, VENDOR, body["category"].as_str()),
         }
     }

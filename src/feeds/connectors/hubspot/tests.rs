@@ -93,11 +93,21 @@ fn partial_failures() {
         halves.iter().map(|c| c.records.clone()).collect::<Vec<_>>(),
         [vec![0], vec![1, 2]]
     );
+    // The whole call is refused for the one of them.
+    let halves = next(says(&c, &call, 409, &error("CONFLICT", json!({}))));
+    assert_eq!(
+        halves.iter().map(|c| c.records.clone()).collect::<Vec<_>>(),
+        [vec![0], vec![1, 2]]
+    );
     assert_eq!(
         c.verdicts(&call, &answer(207, b"<html>")),
         Outcome::all(&call, &Verdict::RETRY)
     );
     let one = of(&c, &[given(0, SNAPSHOT, full())]);
+    assert_eq!(
+        says(&c, &one, 409, &error("CONFLICT", json!({}))),
+        verdicts_of(vec![(0, conflict())])
+    );
     let body = error("VALIDATION_ERROR", json!({}));
     assert_eq!(
         says(&c, &one, 400, &body),
@@ -147,7 +157,12 @@ fn withdrawals() {
     let expected = [
         (
             "unsubscribe",
-            json!({ "emailAddress": "Ada@example.com", "subscriptionId": "77" }),
+            json!({
+                "emailAddress": "Ada@example.com",
+                "subscriptionId": "77",
+                "legalBasis": "CONSENT_WITH_NOTICE",
+                "legalBasisExplanation": "The consent was withdrawn",
+            }),
         ),
         ("gdpr-delete", json!({ "objectId": "902" })),
         ("update", json!({ "inputs": [update(1)] })),

@@ -10,6 +10,9 @@ use super::{VENDOR, Zendesk};
 
 /// How often a job is asked for.
 pub(super) const ASKED: u8 = 30;
+/// The longest pause before a permanent deletion is tried again.
+const LAST_PAUSE: Duration = Duration::from_secs(32);
+
 impl Zendesk {
     pub(in super::super) fn verdicts(&self, call: &Call, answer: &Answer<'_>) -> Outcome {
         let body = answer.json();
@@ -28,8 +31,8 @@ impl Zendesk {
             ),
             (Step::Job { asked, then }, 200..=299) => self.job(call, &body, asked, then),
             (Step::Purge, 200..=299 | 404 | 410) => Outcome::delivered(call),
-            // Zendesk is still at the deletion that must come before.
-            (Step::Purge, 400 | 422) => Outcome::all(call, &Verdict::RETRY),
+            // Zendesk is still at the deletion that must come before, or has made too many of these.
+            (Step::Purge, 400 | 422 | 429) => purge_again(call, body["error"].as_str()),
             // One of them may not be deleted, such as an agent.
             (Step::Erase, 400 | 403 | 422) => match call.items.len() {
                 0 | 1 => Outcome::all(call, &Verdict::rejected(VENDOR, body["error"].as_str())),
@@ -147,6 +150,16 @@ impl Zendesk {
         }
         Outcome::Judged { verdicts, next }
     }
+}
+
+/// The same once more, after a pause that grows. A new run would not find whom Zendesk has deleted, and would take that for
+/// all that was wanted; so who is kept in the end is told as refused.
+fn purge_again(call: &Call, error: Option<&str>) -> Outcome {
+    if call.delay >= LAST_PAUSE {
+        return Outcome::all(call, &Verdict::rejected(VENDOR, error));
+    }
+    let pause = (2 * call.delay).max(Duration::from_secs(1));
+    Outcome::next(vec![call.clone().after(pause)])
 }
 
 fn has_failed(result: &Value) -> bool {

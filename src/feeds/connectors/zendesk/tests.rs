@@ -223,15 +223,26 @@ fn erasures() {
             "/api/v2/users/destroy_many?ids=72"
         ]
     );
-    for (status, expected) in [
-        (200, Verdict::Delivered),
-        (404, Verdict::Delivered),
-        (422, Verdict::RETRY),
-    ] {
+    for (status, expected) in [(200, Verdict::Delivered), (404, Verdict::Delivered)] {
         assert_eq!(
             c.verdicts(purge, &answer(status, b"")),
             verdicts_of(vec![(3, expected)])
         );
+    }
+    // Refused, it is tried again; a new run would find nobody, and take that for done.
+    for status in [400, 422, 429] {
+        let (mut again, mut pauses) = (purge.clone(), vec![]);
+        let verdicts = loop {
+            match says(&c, &again, status, &json!({ "error": "TooManyDeletions" })) {
+                Outcome::Judged { verdicts, next } if next.is_empty() => break verdicts,
+                Outcome::Judged { next, .. } => again = next.into_iter().next().unwrap(),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(again.path, purge.path);
+            pauses.push(again.delay.as_secs());
+        };
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32]);
+        assert_eq!(verdicts, [(3, rejected("Zendesk refused it: TooManyDeletions"))]);
     }
 }
 
