@@ -143,6 +143,8 @@ pub struct Node {
     pub refresh_tokens: RefreshTokens,
     /// What subjects and records are called in each feed.
     pub feed_keys: FeedKeys,
+    /// Seals where consumers of feeds stand.
+    pub cursors: Seal,
     /// Seals what connectors prove themselves with.
     pub credentials: Seal,
     /// Links by which consents are withdrawn and changed.
@@ -265,6 +267,7 @@ impl Started {
             tokens: Tokens::new(token_config, ring),
             refresh_tokens: RefreshTokens::new(&data.secrets.refresh_secret),
             feed_keys: FeedKeys::new(&data.secrets.routing_secret),
+            cursors: Seal::new(&data.secrets.routing_secret, "gatelog cursors v1")?,
             credentials: Seal::new(&data.secrets.routing_secret, "gatelog credentials v1")?,
             links: Links::new(&data.secrets.routing_secret)?,
             signal_keys: SignalKeys::new(&data.secrets.routing_secret)?,

@@ -520,13 +520,13 @@ impl Engine<'_> {
                 Field::UnsubscribeUrl => {
                     let purpose = self.definition.purpose.as_deref()?;
                     let links = &self.links.unsubscribe;
-                    ("unsubscribe", links.token(self.tenant, id, purpose)?)
+                    ("unsubscribe", links.token(self.scope(), id, purpose)?)
                 }
                 Field::PreferencesUrl => {
                     let (links, email) = (&self.links.preferences, user.email.as_ref()?);
                     (
                         "preferences",
-                        links.token(self.tenant, id, email, clock::now().day())?,
+                        links.token(self.scope(), id, email, clock::now().day())?,
                     )
                 }
                 _ => return None,

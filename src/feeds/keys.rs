@@ -1,4 +1,4 @@
-//! Names that mean something in one feed only: pseudonyms of subjects, ids of records, and the seal of cursors.
+//! Names that mean something in one feed only: pseudonyms of subjects, and ids of records.
 
 use aws_lc_rs::hmac;
 use gatelog_events::ids::{EventId, TenantId, UserId};
@@ -54,11 +54,6 @@ impl FeedKeys {
             &[webhook.as_bytes(), &number.to_be_bytes()],
         );
         Secret::new(mac.as_ref().to_vec())
-    }
-
-    /// A MAC over a cursor's bytes.
-    pub fn seal(&self, scope: Scope<'_>, cursor: &[u8]) -> [u8; 16] {
-        self.mac("cursor", scope, &[cursor])
     }
 
     fn name(&self, label: &str, scope: Scope<'_>, parts: &[&[u8]]) -> Uuid {

@@ -288,9 +288,9 @@ fn moved(server: &Server, consumer: &Consumer, to: impl Fn(&mut Lane)) -> String
         feed: &consumer.feed,
     };
     let text = consumer.cursor.as_ref().unwrap();
-    let mut cursor = Cursor::open(text, &node.feed_keys, scope, node.log.partitions()).unwrap();
+    let mut cursor = Cursor::open(text, &node.cursors, scope, node.log.partitions()).unwrap();
     to(&mut cursor.lanes[0]);
-    cursor.seal(&node.feed_keys, scope)
+    cursor.seal(&node.cursors, scope).unwrap()
 }
 
 /// As where the log was restored from a backup: what is written at these places anew would never be told.

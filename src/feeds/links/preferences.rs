@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{open, token};
 use crate::auth::secrets::Secret;
+use crate::feeds::keys::Scope;
 use crate::feeds::seal::{NoSeal, Seal};
 
 /// Days for which a link is good, at least: half a year, so that it outlives the gap between two mails of a campaign that
@@ -48,12 +49,19 @@ impl Preferences {
         })
     }
 
-    /// The token of a user with an address, made on a day (since 1970-01-01).
-    pub fn token(&self, tenant: &TenantId, user: UserId, email: &Email, today: i32) -> Option<String> {
+    /// The token of a user with an address in a feed, made on a day (since 1970-01-01). It is another one in each feed, so that
+    /// none can join what it holds with another.
+    pub fn token(&self, scope: Scope<'_>, user: UserId, email: &Email, today: i32) -> Option<String> {
         let last = today.div_euclid(STEP) * STEP + STEP - 1 + LIFETIME;
-        let address = self.address(tenant, user, email);
-        let clear = [&user.as_bytes()[..], &last.to_be_bytes(), &address].concat();
-        token(&self.seal, tenant, &clear)
+        let address = self.address(scope.tenant, user, email);
+        let clear = [
+            user.as_bytes(),
+            &last.to_be_bytes()[..],
+            &address,
+            scope.feed.as_bytes(),
+        ]
+        .concat();
+        token(&self.seal, scope.tenant, &clear)
     }
 
     /// Whose a token is; nothing if it is none of ours, or not good any more. It must still be [`is_for`](Self::is_for) the
@@ -61,10 +69,11 @@ impl Preferences {
     pub fn open(&self, tenant: &TenantId, token: &str, today: i32) -> Option<Link> {
         let clear = open(&self.seal, tenant, token)?;
         let (user, rest) = clear.split_first_chunk::<ID>()?;
-        let (last, address) = rest.split_first_chunk::<4>()?;
+        let (last, rest) = rest.split_first_chunk::<4>()?;
+        let (address, _feed) = rest.split_first_chunk::<ADDRESS>()?;
         let link = Link {
             user: UserId(Uuid::from_bytes(*user)),
-            address: address.try_into().ok()?,
+            address: *address,
         };
         (today <= i32::from_be_bytes(*last)).then_some(link)
     }
@@ -105,7 +114,17 @@ mod tests {
         let email = |text| Email::parse(text).unwrap();
         let ada = email("Ada@example.com");
         let made = &links.preferences;
-        let token = made.token(&tenant, user, &ada, TODAY).unwrap();
+        let scope = |feed| Scope {
+            tenant: &tenant,
+            feed,
+        };
+        let token = made.token(scope("mailer"), user, &ada, TODAY).unwrap();
+        let other = made.token(scope("crm"), user, &ada, TODAY).unwrap();
+        assert_ne!(other, token);
+        assert_eq!(
+            made.open(&tenant, &other, TODAY),
+            made.open(&tenant, &token, TODAY)
+        );
         let link = made.open(&tenant, &token, TODAY).unwrap();
         assert_eq!(link.user, user);
         for (address, same) in [
@@ -120,7 +139,10 @@ mod tests {
         assert_eq!(others.preferences.open(&tenant, &token, TODAY), None);
         // One kind's token is none of the other's.
         assert_eq!(links.unsubscribe.open(&tenant, &token), None);
-        let unsubscribe = links.unsubscribe.token(&tenant, user, "newsletter").unwrap();
+        let unsubscribe = links
+            .unsubscribe
+            .token(scope("mailer"), user, "newsletter")
+            .unwrap();
         assert_eq!(made.open(&tenant, &unsubscribe, TODAY), None);
         for token in altered(&token) {
             assert_eq!(made.open(&tenant, &token, TODAY), None, "{token}");
@@ -132,7 +154,11 @@ mod tests {
         let links = Preferences::new(&Secret::new([1; 32])).unwrap();
         let (tenant, user) = (TenantId::default(), UserId(Uuid::from_u128(7)));
         let ada = Email::parse("ada@example.com").unwrap();
-        let token = |day| links.token(&tenant, user, &ada, day).unwrap();
+        let scope = Scope {
+            tenant: &tenant,
+            feed: "mailer",
+        };
+        let token = |day| links.token(scope, user, &ada, day).unwrap();
         let monday = TODAY - TODAY % STEP;
         for day in monday..monday + STEP {
             assert_eq!(token(day), token(monday));

@@ -6,9 +6,12 @@ use uuid::Uuid;
 
 use super::{open, token};
 use crate::auth::secrets::Secret;
+use crate::feeds::keys::Scope;
 use crate::feeds::seal::{NoSeal, Seal};
 
 const ID: usize = 16;
+/// Ends the purpose, in whose name it is never.
+const END: u8 = 0;
 
 /// Makes and reads tokens of links.
 pub struct Unsubscribe(Seal);
@@ -18,16 +21,19 @@ impl Unsubscribe {
         Ok(Self(Seal::new(routing_secret, "gatelog unsubscribe v1")?))
     }
 
-    /// The token of a user and a purpose; always the same one.
-    pub fn token(&self, tenant: &TenantId, user: UserId, purpose: &str) -> Option<String> {
-        let clear = [&user.as_bytes()[..], purpose.as_bytes()].concat();
-        token(&self.0, tenant, &clear)
+    /// The token of a user and a purpose in a feed; always the same one there, and another one in each feed, so that none can
+    /// join what it holds with another.
+    pub fn token(&self, scope: Scope<'_>, user: UserId, purpose: &str) -> Option<String> {
+        let clear = [user.as_bytes(), purpose.as_bytes(), &[END], scope.feed.as_bytes()].concat();
+        token(&self.0, scope.tenant, &clear)
     }
 
     /// Whose consent to which purpose a token withdraws; nothing if it is none of ours.
     pub fn open(&self, tenant: &TenantId, token: &str) -> Option<(UserId, String)> {
         let clear = open(&self.0, tenant, token)?;
         let (user, purpose) = clear.split_first_chunk::<ID>()?;
+        // The first ones ended here.
+        let purpose = purpose.split(|byte| *byte == END).next()?;
         let purpose = std::str::from_utf8(purpose).ok()?;
         Some((UserId(Uuid::from_bytes(*user)), purpose.to_owned()))
     }
@@ -45,8 +51,18 @@ mod tests {
         let links = Unsubscribe::new(&Secret::new([1; 32])).unwrap();
         let others = Unsubscribe::new(&Secret::new([2; 32])).unwrap();
         let (tenant, user) = (TenantId::default(), UserId(Uuid::from_u128(7)));
-        let token = links.token(&tenant, user, "newsletter").unwrap();
-        assert_eq!(links.token(&tenant, user, "newsletter"), Some(token.clone()));
+        let token_in = |feed| {
+            let scope = Scope {
+                tenant: &tenant,
+                feed,
+            };
+            links.token(scope, user, "newsletter").unwrap()
+        };
+        let token = token_in("mailer");
+        assert_eq!(token_in("mailer"), token);
+        let other = token_in("crm");
+        assert_ne!(other, token);
+        assert_eq!(links.open(&tenant, &other), links.open(&tenant, &token));
         assert_eq!(links.open(&tenant, &token), Some((user, "newsletter".to_owned())));
         assert_eq!(others.open(&tenant, &token), None);
         assert_eq!(links.open(&TenantId::new("other").unwrap(), &token), None);

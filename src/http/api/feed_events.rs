@@ -252,9 +252,9 @@ impl Follower {
         let given = given.or(query.after.as_ref().map(|text| (text, "after")));
         let partitions = app.node.log.partitions();
         let given = match given {
-            Some((text, field)) => Some(
-                Cursor::open(text, &app.node.feed_keys, scope, partitions).map_err(|_| no_cursor(field))?,
-            ),
+            Some((text, field)) => {
+                Some(Cursor::open(text, &app.node.cursors, scope, partitions).map_err(|_| no_cursor(field))?)
+            }
             None => None,
         };
         let number = wanted.or(given.as_ref().map(|c| c.version)).unwrap_or(newest);
@@ -312,12 +312,13 @@ impl Follower {
         Envelope::new(issuer, self.app.tenant(), &self.feed, self.cursor.version)
     }
 
-    fn sealed(&self) -> String {
+    fn sealed(&self) -> Result<String, Problem> {
         let scope = Scope {
             tenant: self.app.tenant(),
             feed: &self.feed,
         };
-        self.cursor.seal(&self.app.node.feed_keys, scope)
+        let text = self.cursor.seal(&self.app.node.cursors, scope);
+        text.ok_or_else(|| Problem::internal(&"where the consumer stands cannot be sealed"))
     }
 
     /// Refuses a cursor that is beyond the end of the log, which has lost its end since then: what is written there anew would
@@ -469,7 +470,7 @@ impl Follower {
         let envelope = self.envelope();
         ok(&Page {
             events: records.iter().map(|r| envelope.event(r)).collect(),
-            next: self.sealed(),
+            next: self.sealed()?,
             more: batch.more,
         })
     }

@@ -52,7 +52,7 @@ impl Events {
             }
             self.left = self.follower.next_batch().await?.into();
             if self.left.is_empty() {
-                let event = Event::default().id(self.follower.sealed());
+                let event = Event::default().id(self.follower.sealed().ok()?);
                 return Some((event, self));
             }
         }
@@ -73,7 +73,7 @@ impl Events {
             None => {}
         }
         if is_last {
-            event = event.id(self.follower.sealed());
+            event = event.id(self.follower.sealed()?);
         }
         Ok(Some(event))
     }
