@@ -95,7 +95,7 @@ async fn a_receiver_hears_of_everything_in_order() {
             &changed["credential_type"],
             &changed["initiating_entity"]
         ),
-        (&json!("update"), &json!("password"), &json!("system"))
+        (&json!("update"), &json!("password"), &json!("admin"))
     );
     assert_eq!(taken[2]["txn"], taken[3]["txn"], "one cause");
     assert!(changed["reason_admin"]["en"].is_string());
