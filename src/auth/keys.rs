@@ -201,7 +201,7 @@ impl KeyRing {
         let ring = Self::read(folder, algorithm)?;
         if !ring.has_own() {
             // Of nodes that start at once on a common folder one makes the key, and the others find it.
-            let _alone = private_file::lock(&folder.join("first-key.lock"))?;
+            let _alone = private_file::lock(folder)?;
             ring.reload()?;
             if !ring.has_own() {
                 ring.rotate(now)?;

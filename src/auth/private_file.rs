@@ -71,20 +71,14 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), PrivateFileError> {
     File::open(folder).and_then(|d| d.sync_all()).map_err(at(folder))
 }
 
-/// Waits until nobody else holds this file, which is made where it is missing, and holds it until what is returned is dropped.
-/// On a file system that knows no locks nobody waits.
-pub fn lock(path: &Path) -> Result<File, PrivateFileError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(at(path))?;
-    match file.lock() {
-        Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(at(path)(e)),
-        _ => Ok(file),
+/// Waits until nobody else holds this folder, and holds it until what is returned is dropped. On a file system that cannot lock
+/// folders nobody waits.
+pub fn lock(folder: &Path) -> Result<File, PrivateFileError> {
+    let held = File::open(folder).map_err(at(folder))?;
+    if let Err(e) = held.lock() {
+        tracing::debug!(folder = %folder.display(), error = %e, "the folder cannot be locked");
     }
+    Ok(held)
 }
 
 /// Creates a folder (and its parents) with mode 0700.
