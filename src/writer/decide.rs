@@ -102,6 +102,10 @@ impl Decider {
             },
             (Command::Tenant(command), Subject::Tenant) => {
                 let settings = self.settings(&request.tenant)?;
+                // Written before the first ones, it would keep them from ever being written.
+                if settings.version == 0 && !matches!(command, tenant::Command::Seed) {
+                    return Err(not_seeded().into());
+                }
                 let events = tenant::decide(&settings, command.clone()).map_err(rejected)?;
                 if !events.is_empty() {
                     self.settings.remove(&request.tenant);
@@ -200,10 +204,7 @@ impl Decider {
         let settings = self.settings(&request.tenant)?;
         // In a new cluster another node may still be writing the first ones.
         if settings.version == 0 {
-            return Err(WriteError::Unavailable {
-                reason: "the tenant's settings are not known here yet".to_owned(),
-            }
-            .into());
+            return Err(not_seeded().into());
         }
         let state = users::get(self.view(users::NAME)?, &request.tenant, id)?;
         let address_free = match &command {
@@ -407,6 +408,12 @@ pub(super) fn rejected(e: impl Into<gatelog_events::domain::Rejection>) -> Write
 
 pub(super) fn internal(e: impl std::fmt::Display) -> WriteError {
     WriteError::Internal(e.to_string())
+}
+
+fn not_seeded() -> WriteError {
+    WriteError::Unavailable {
+        reason: "the tenant's first settings are not known here yet".to_owned(),
+    }
 }
 
 pub(super) fn stopped(stream: Stream, partition: Partition) -> WriteError {

@@ -29,6 +29,23 @@ fn stop(nodes: [Member; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_comes_before_the_first_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::new(dir.path());
+    let node = Member::start(&shared, &dir.path().join("a"), owned(0..8), LONG).await;
+    let (register, _) = shared.newcomer("ada@example.com");
+    for early in [purpose("early"), register.clone()] {
+        let refused = node.router.submit(early).await.unwrap_err();
+        assert!(matches!(refused, WriteError::Unavailable { .. }), "{refused}");
+    }
+    // They are written all the same, and with them all that a new store has.
+    node.router.submit(seed()).await.unwrap();
+    node.router.submit(purpose("early")).await.unwrap();
+    node.router.submit(register).await.unwrap();
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_takes_it_shows_at_once_whoever_wrote_it() {
     let dir = tempfile::tempdir().unwrap();
     let shared = Shared::new(dir.path());
