@@ -203,7 +203,7 @@ impl Started {
                         "without node_advertise and a cluster secret other nodes cannot reach this one; run it alone, or set both"
                     );
                 }
-                Cluster::of_many(&config)?
+                Cluster::of_many(&config, data.secrets.replaceable())?
             }
         };
         // Before anything is claimed, so that a damaged one stops nobody else.

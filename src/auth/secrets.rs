@@ -26,6 +26,13 @@ impl Secret {
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// A MAC that tells it from others, and gives nothing of it away.
+    fn fingerprint(&self, name: &str) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.expose());
+        let mac = hmac::sign(&key, format!("gatelog fingerprint v1: {name}").as_bytes());
+        hex::encode(&mac.as_ref()[..16])
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -113,8 +120,7 @@ impl Secrets {
     }
 }
 
-/// What may be told of the secrets that all nodes of a store must have in common, and which can never change: MACs that
-/// give nothing of them away.
+/// What may be told of the secrets that all nodes of a store must have in common, and which can never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprints {
     master_key: String,
@@ -125,16 +131,17 @@ pub struct Fingerprints {
 impl Secrets {
     /// What tells these secrets from others.
     pub fn fingerprints(&self) -> Fingerprints {
-        let of = |secret: &Secret, name: &str| {
-            let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
-            let mac = hmac::sign(&key, format!("gatelog fingerprint v1: {name}").as_bytes());
-            hex::encode(&mac.as_ref()[..16])
-        };
         Fingerprints {
-            master_key: of(&self.master_key, "master-key"),
-            identifier_pepper: of(&self.identifier_pepper, "identifier-pepper"),
-            routing_secret: of(&self.routing_secret, "routing-secret"),
+            master_key: self.master_key.fingerprint("master-key"),
+            identifier_pepper: self.identifier_pepper.fingerprint("identifier-pepper"),
+            routing_secret: self.routing_secret.fingerprint("routing-secret"),
         }
+    }
+
+    /// What tells those of these secrets from others that may change, if they do so on all nodes.
+    pub fn replaceable(&self) -> String {
+        self.refresh_secret.fingerprint("refresh-secret")
+            + &self.idempotency_secret.fingerprint("idempotency-secret")
     }
 }
 

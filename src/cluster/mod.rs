@@ -103,17 +103,18 @@ impl Cluster {
         })
     }
 
-    /// On a log that nodes share.
-    pub fn of_many(config: &Config) -> Result<Self, ClusterError> {
+    /// On a log that nodes share. `secrets`: what tells this node's [secrets](ClaimNote::secrets) from others.
+    pub fn of_many(config: &Config, secrets: String) -> Result<Self, ClusterError> {
         let alone = Self::of_one(config)?;
         let Some(cluster) = &config.cluster else {
             return Ok(alone);
         };
         Ok(Self {
-            note: cluster
-                .advertise
-                .clone()
-                .map(|url| ClaimNote { node: alone.me, url }),
+            note: cluster.advertise.clone().map(|url| ClaimNote {
+                node: alone.me,
+                url,
+                secrets: Some(secrets),
+            }),
             forwarder: Some(Forwarder::new(&cluster.secret)?),
             ..alone
         })
@@ -126,8 +127,9 @@ impl Cluster {
 
     /// Where others are told to reach this run, and what to ask there with; none where they are told nothing.
     pub fn advertised(&self) -> Option<(Forwarder, NodeAddress)> {
-        let ClaimNote { node, url } = self.note.clone()?;
-        Some((self.forwarder.clone()?, NodeAddress { id: node, url }))
+        let ClaimNote { node, url, secrets } = self.note.clone()?;
+        let id = node;
+        Some((self.forwarder.clone()?, NodeAddress { id, url, secrets }))
     }
 
     /// What lets other nodes in, if this one has the cluster's secret.
@@ -148,6 +150,7 @@ impl Cluster {
             owners: self.owners.clone(),
             forwarder: self.forwarder.clone(),
             me: self.me,
+            secrets: self.note.as_ref().and_then(|note| note.secrets.clone()),
             directory,
             partitions,
             bounds: self.bounds,

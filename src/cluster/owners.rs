@@ -85,6 +85,8 @@ impl fmt::Display for NodeUrl {
 pub struct NodeAddress {
     pub id: NodeId,
     pub url: NodeUrl,
+    /// What tells its secrets from others, as [`ClaimNote::secrets`].
+    pub secrets: Option<String>,
 }
 
 /// The value of a claim: who claims, and where they are reached. JSON; fields that are not known are ignored. The value
@@ -93,6 +95,10 @@ pub struct NodeAddress {
 pub struct ClaimNote {
     pub node: NodeId,
     pub url: NodeUrl,
+    /// What tells the node's secrets from others that all nodes must have in common, and that may be replaced:
+    /// [`Secrets::replaceable`](crate::auth::secrets::Secrets::replaceable).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<String>,
 }
 
 impl ClaimNote {
@@ -110,6 +116,7 @@ impl ClaimNote {
             Ok(note) => Some(NodeAddress {
                 id: note.node,
                 url: note.url,
+                secrets: note.secrets,
             }),
             Err(e) => {
                 tracing::warn!(error = %e, "a claim does not say who owns the partition");
@@ -212,6 +219,7 @@ mod tests {
         ClaimNote {
             node: NodeId(Uuid::from_u128(n)),
             url: format!("http://node-{n}:8080").parse().unwrap(),
+            secrets: None,
         }
     }
 
@@ -265,6 +273,12 @@ mod tests {
     fn the_note_is_frozen() {
         let text = r#"{"node":"00000000-0000-0000-0000-000000000001","url":"http://node-1:8080"}"#;
         assert_eq!(note(1).to_bytes(), text.as_bytes());
+        let with_secrets = ClaimNote {
+            secrets: Some("0a".to_owned()),
+            ..note(1)
+        };
+        let longer = text.replace('}', r#","secrets":"0a"}"#);
+        assert_eq!(with_secrets.to_bytes(), longer.as_bytes());
         let newer =
             r#"{"node":"00000000-0000-0000-0000-000000000001","url":"http://node-1:8080","zone":"a"}"#;
         assert_eq!(ClaimNote::read(newer.as_bytes()).unwrap().url, note(1).url);

@@ -1,5 +1,6 @@
 //! From a command to the node that writes it: this one, or the owner of its partition.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use gatelog_events::directory::Directory;
 use gatelog_events::ids::{Position, Stream};
 use gatelog_projections::{answers, identifiers, logins, sessions, settings, users};
 use metrics::counter;
+use parking_lot::Mutex;
 
 use super::Place;
 use super::forward::{ForwardError, Forwarder};
@@ -107,6 +109,10 @@ pub struct Router {
     /// None on a log of one owner.
     forwarder: Option<Forwarder>,
     me: NodeId,
+    /// This node's, as [`NodeAddress::secrets`].
+    secrets: Option<String>,
+    /// Nodes that answered and have others.
+    strangers: Arc<Mutex<HashSet<NodeId>>>,
     directory: Arc<Directory>,
     partitions: u16,
     bounds: Bounds,
@@ -118,6 +124,7 @@ pub struct RouterParts {
     pub owners: Arc<Owners>,
     pub forwarder: Option<Forwarder>,
     pub me: NodeId,
+    pub secrets: Option<String>,
     pub directory: Arc<Directory>,
     pub partitions: u16,
     pub bounds: Bounds,
@@ -130,6 +137,7 @@ impl Router {
             owners,
             forwarder,
             me,
+            secrets,
             directory,
             partitions,
             bounds,
@@ -139,6 +147,8 @@ impl Router {
             owners,
             forwarder,
             me,
+            secrets,
+            strangers: Arc::default(),
             directory,
             partitions,
             bounds,
@@ -296,9 +306,25 @@ impl Router {
         };
         counter!("gatelog_forwarded_commands_total", "outcome" => label(&result)).increment(1);
         if let Ok(outcome) = &result {
+            self.compare(node);
             self.show(outcome.answer.position()).await;
         }
         result
+    }
+
+    /// Says once of a run that it has other secrets. It is no reason to refuse anything: they may be about to be replaced.
+    fn compare(&self, node: &NodeAddress) {
+        let (Some(theirs), Some(mine)) = (&node.secrets, &self.secrets) else {
+            return;
+        };
+        if theirs != mine && self.strangers.lock().insert(node.id) {
+            tracing::error!(
+                url = %node.url,
+                "that node has another refresh-secret or idempotency-secret: refresh tokens of one are void at the other, and \
+                 a command with an idempotency key that is sent to both may be carried out twice. Copy secrets/ from one to \
+                 the other"
+            );
+        }
     }
 
     /// Resolves when another run or node has owned the place for a while. Who stands still, or is cut off, must not keep

@@ -30,6 +30,7 @@ fn note(url: &str) -> Vec<u8> {
     let note = ClaimNote {
         node: NodeId::random().unwrap(),
         url: url.parse().unwrap(),
+        secrets: None,
     };
     note.to_bytes().to_vec()
 }

@@ -201,7 +201,7 @@ impl Member {
             // What is written elsewhere is shown in time, however busy the machine.
             view_wait: Duration::from_secs(20),
         });
-        let cluster = Cluster::of_many(&config).unwrap();
+        let cluster = Cluster::of_many(&config, String::new()).unwrap();
         let store = Store::open(dir, StoreOptions::default()).unwrap();
         let views = Arc::new(Views::new(store.clone()));
         let parts = Arc::new(Parts {

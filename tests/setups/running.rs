@@ -302,3 +302,46 @@ async fn too_few_replicas_in_sync_while_a_node_runs() {
     .await;
     assert!(node.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_may_be_replaced_and_are_not_the_same() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let base = Setup::new(&bootstrap, "replaced.")
+        .but("GATELOG_CLUSTER_SECRET", SECRET)
+        .but("GATELOG_PARTITIONS", "12");
+    let start = async |setup: Setup, folder: &std::path::Path| {
+        let at = free_address();
+        setup
+            .but("GATELOG_NODE_ADVERTISE", &format!("http://{at}"))
+            .start_at(folder, &at)
+            .await
+    };
+    let folder = dir.path().join("node");
+    let nodes = [
+        start(base.clone(), &folder).await,
+        start(base.clone(), &sibling(&folder, "same")).await,
+        start(
+            base.but("GATELOG_REFRESH_SECRET", SECRET),
+            &sibling(&folder, "other"),
+        )
+        .await,
+    ];
+    let words = "has another refresh-secret or idempotency-secret";
+    let tell = |n: usize| nodes[n].said().matches(words).count();
+    let mut i = 0;
+    eventually("each has asked each", async || {
+        for node in &nodes {
+            i += 1;
+            register(node, &format!("u{i}@example.com")).await;
+        }
+        (tell(0), tell(1), tell(2)) == (1, 1, 2)
+    })
+    .await;
+    for node in nodes {
+        let about = node.url.clone();
+        let said = node.said();
+        assert!(node.stop().success(), "{about}");
+        assert!(!said.contains(SECRET));
+    }
+}
