@@ -68,6 +68,13 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
 }
 
+impl Config {
+    /// How long the log keeps at least of what people and receivers did; all of it for ever if none.
+    pub fn activity_retention(&self) -> Option<Duration> {
+        self.kafka.as_ref().map(|kafka| kafka.log.activity_retention)
+    }
+}
+
 /// Why there is no configuration. Names the option and what to do; never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

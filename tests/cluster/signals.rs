@@ -191,3 +191,38 @@ async fn a_stream_is_told_once_and_in_order_whichever_node_is_asked_and_whicheve
     assert_eq!(by_user(&receiver.taken()), expected, "pushed");
     cluster.verify();
 }
+
+/// As long as the log may keep that something was told, and longer than is allowed for less.
+const KEPT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_so_old_that_the_log_may_have_lost_that_it_was_told_is_not_told() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let environment = [
+        "GATELOG_KAFKA_ACTIVITY_RETENTION",
+        "GATELOG_SESSION_LIFETIME",
+        "GATELOG_SESSION_IDLE",
+    ];
+    let environment = environment.map(|name| (name, "60s"));
+    let cluster = Cluster::start_with(&bootstrap, "old-signals.", 1, &environment).await;
+    let polled = stream(&cluster, json!({"method": POLL})).await;
+    let (_, keys, _) = cluster.ask(0, "GET", "/ssf/jwks.json", None, "jwks").await;
+    let mut poller = Poller {
+        jwks: serde_json::from_value(keys).unwrap(),
+        stream: polled,
+        ack: Vec::new(),
+        taken: Vec::new(),
+    };
+    let (status, body, _) = cluster.register(0, "ada@example.com").await;
+    assert_eq!(status, 201, "{body}");
+    let ada = [body["user_id"].as_str().unwrap().to_owned()];
+    set_all(&cluster, &[0], &ada, 1, "disabled").await;
+    poller.until(&cluster, 0, 1).await;
+    poller.ack.clear();
+    tokio::time::sleep(KEPT).await;
+    set_all(&cluster, &[0], &ada, 2, "active").await;
+    poller.taken.clear();
+    poller.until(&cluster, 0, 1).await;
+    assert_eq!(kinds(&poller.taken), EVENTS[1..]);
+    cluster.verify();
+}

@@ -161,11 +161,19 @@ impl<'a> Reader<'a> {
             from,
             ..Page::both(identity, activity)
         };
+        let oldest = self.oldest();
         part.pending.retain(|p| {
             let is_told = EventType::of(p.signal.what).is_told(self.stream, p.signal.time);
-            is_told && !done.contains(&p.place)
+            is_told && p.signal.time >= oldest && !done.contains(&p.place)
         });
         Ok(part)
+    }
+
+    /// What happened before it is not told any more. That it was told may be cut off by now, while the log keeps for ever what
+    /// became of accounts: a node that reads the log anew would tell all of it again.
+    fn oldest(&self) -> Timestamp {
+        let retention = self.node.config.activity_retention();
+        retention.map_or(Timestamp::EPOCH, |time| clock::now().minus(time))
     }
 
     /// What a partition has to tell from its place on, page after page until so much is there; until `time` if it takes
