@@ -17,6 +17,7 @@ mod feeds {
     mod status;
     mod stream;
     mod unsubscribe;
+    mod watch;
     mod webhooks;
     mod withdrawals;
 }

@@ -3,11 +3,12 @@
 mod status;
 
 use std::io::Write;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::remote::{Node, Remote};
+use super::remote::{CallError, Node, Remote};
 use super::{Failure, block_on, print_json};
 use crate::config::values::Span;
 
@@ -200,18 +201,12 @@ fn line(name: &str, feed: &Value) -> String {
     )
 }
 
-/// Follows page by page: each waits at the node until there is something to tell.
+/// Follows page by page: each waits at the node until there is something to tell. Once it is told something it goes on where
+/// it was, though the node may be away for a while.
 async fn watch(node: &Remote, name: &str, snapshot: bool, open: bool, json: bool) -> Result<(), Failure> {
     let from = if snapshot { "snapshot" } else { "now" };
-    let mut query = format!("from={from}");
+    let mut page = events(node, name, &format!("from={from}")).await?;
     loop {
-        let page = node
-            .call(
-                Method::GET,
-                &path(name, &format!("/events?wait=20&{query}")),
-                None,
-            )
-            .await?;
         let mut out = std::io::stdout().lock();
         for event in page["events"].as_array().into_iter().flatten() {
             let shown = if open { event.clone() } else { redacted(event) };
@@ -222,7 +217,44 @@ async fn watch(node: &Remote, name: &str, snapshot: bool, open: bool, json: bool
             }
         }
         out.flush()?;
-        query = format!("after={}", text(&page, "next"));
+        drop(out);
+        page = next(node, name, &format!("after={}", text(&page, "next"))).await?;
+    }
+}
+
+async fn events(node: &Remote, name: &str, query: &str) -> Result<Value, CallError> {
+    let page = node
+        .call(
+            Method::GET,
+            &path(name, &format!("/events?wait=20&{query}")),
+            None,
+        )
+        .await?;
+    match page["next"].as_str() {
+        Some(_) => Ok(page),
+        None => Err(CallError::Refused("what answers there is no node".to_owned())),
+    }
+}
+
+/// Between two attempts to reach a node that is away.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// A page from a node that may be away, which is said once.
+async fn next(node: &Remote, name: &str, query: &str) -> Result<Value, Failure> {
+    let mut said = false;
+    loop {
+        match events(node, name, query).await {
+            Err(CallError::Away(why)) => {
+                if !std::mem::replace(&mut said, true) {
+                    writeln!(
+                        std::io::stderr(),
+                        "gatelog: {why} It is asked again until it answers."
+                    )?;
+                }
+                tokio::time::sleep(BETWEEN).await;
+            }
+            answer => return Ok(answer?),
+        }
     }
 }
 

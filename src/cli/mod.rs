@@ -122,6 +122,8 @@ enum Failure {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("{0}")]
+    Call(#[from] remote::CallError),
+    #[error("{0}")]
     Usage(String),
     #[error("{0}")]
     Other(String),
@@ -141,7 +143,7 @@ impl Failure {
             Failure::Config(_) | Failure::Usage(_) => Exit::Usage,
             Failure::Log(e) => exit_of_log(e),
             Failure::Node(e) => exit_of_node(e),
-            Failure::Io(_) | Failure::Other(_) => Exit::Failed,
+            Failure::Io(_) | Failure::Call(_) | Failure::Other(_) => Exit::Failed,
             Failure::Told(exit) => *exit,
         }
     }

@@ -63,9 +63,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
 fn list(place: &Place) -> Result<(), Failure> {
     let all = match &place.remote.url {
         Some(url) => block_on(async {
-            Remote::new(url, place.data.data_dir.as_deref())?
-                .call(Method::GET, "/v1/projections", None)
-                .await
+            let node = Remote::new(url, place.data.data_dir.as_deref())?;
+            Ok(node.call(Method::GET, "/v1/projections", None).await?)
         })?,
         None => list_here(place)?,
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -42,6 +42,16 @@ impl Node {
     }
 }
 
+/// Why a node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It may, once it can be reached and has caught up: nothing is wrong with the request.
+    #[error("{0}")]
+    Away(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// A node, and the key to use there.
 pub struct Remote {
     client: reqwest::Client,
@@ -56,7 +66,7 @@ impl Remote {
             .timeout(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(explain)?;
+            .map_err(|e| Failure::Other(chain(&e)))?;
         Ok(Self {
             client,
             url: url.trim_end_matches('/').to_owned(),
@@ -65,7 +75,7 @@ impl Remote {
     }
 
     /// Sends a request; the JSON of a good answer, or the problem that was told.
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CallError> {
         let mut request = self
             .client
             .request(method, format!("{}{path}", self.url))
@@ -73,29 +83,37 @@ impl Remote {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.map_err(explain)?;
+        let answer = request.send().await.map_err(away)?;
         let status = answer.status();
-        let body: Value = answer.json().await.unwrap_or_default();
+        let body = answer.bytes().await.map_err(away)?;
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(body);
         }
         let text = |name: &str| body[name].as_str().unwrap_or_default();
-        Err(Failure::Other(format!(
-            "the node answered {status}: {} {}",
-            text("title"),
-            text("detail")
-        )))
+        let told = format!("the node answered {status}: {} {}", text("title"), text("detail"));
+        Err(match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                CallError::Away(told)
+            }
+            _ => CallError::Refused(told),
+        })
     }
 }
 
-fn explain(e: reqwest::Error) -> Failure {
+fn away(e: reqwest::Error) -> CallError {
+    CallError::Away(format!("{}. Is the node running there?", chain(&e)))
+}
+
+/// An error with its causes.
+fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
-    let mut cause = std::error::Error::source(&e);
+    let mut cause = e.source();
     while let Some(next) = cause {
         text = format!("{text}: {next}");
         cause = next.source();
     }
-    Failure::Other(format!("{text}. Is the node running there?"))
+    text
 }
 
 fn key(data_dir: Option<&Path>) -> Result<SecretString, Failure> {
