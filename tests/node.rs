@@ -17,6 +17,7 @@ use gatelog_events::domain::user;
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Stream};
 use gatelog_events::log::{AppendError, Entry, EntryIter, EventLog, LogError, Record};
 use gatelog_projections::projection::Projection;
+use gatelog_projections::store::Table;
 use gatelog_projections::verify::verify;
 use support::world::{World, config};
 
@@ -141,6 +142,36 @@ async fn retries_of_one_request_are_one_commit_and_another_request_is_refused() 
         let other = world.submit_keyed(user, command, Some(key("another"))).await;
         assert!(matches!(other, Err(WriteError::KeyReused)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_do_not_serve_are_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = open(dir.path()).await;
+    let world = World::new(&started.node);
+    let ada = world.register("ada@example.com").await.unwrap();
+    world.consent(ada, true).await.unwrap();
+    drop(world);
+    started.close().await.unwrap();
+    // What a rebuild left that was cut off, and what an older version folded.
+    let places = ["users.v1.7", "timeline.v1.3"].map(|name| Table(name.into()));
+    {
+        let data = Data::open(&config(dir.path())).unwrap();
+        for table in &places {
+            data.store.create(table).unwrap();
+            let row = ("PU".into(), Some("personal".into()));
+            data.store.write([(table, &[row][..])]).unwrap();
+        }
+        data.store.activate("timeline", &places[1]).unwrap();
+    }
+    let started = open(dir.path()).await;
+    for name in ["users", "timeline"] {
+        let serving = started.node.views.table(name).unwrap();
+        let store = started.node.views.store();
+        assert_eq!(store.tables(name), [serving], "{name}");
+    }
+    started.close().await.unwrap();
+    verify_is_clean(dir.path());
 }
 
 async fn open(dir: &std::path::Path) -> Started {

@@ -23,13 +23,9 @@ pub trait Projection: Send + Sync {
     /// Its name, as in tables, metrics and the command line. Frozen.
     fn name(&self) -> &'static str;
 
-    /// Grows whenever the same log would give other rows. A new version is built beside the old.
+    /// Grows whenever the same log would give other rows. Code reads its own version only: a node that begins with another is
+    /// not open before its tables are built.
     fn version(&self) -> u32;
-
-    /// Older versions whose rows this code can still read, so that they serve while the new version is built.
-    fn readable(&self) -> &'static [u32] {
-        &[]
-    }
 
     /// The streams that it folds.
     fn streams(&self) -> &'static [Stream];

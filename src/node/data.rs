@@ -10,6 +10,7 @@ use gatelog_events::log::{EventLog, embedded};
 use gatelog_events::seal::MasterKey;
 use gatelog_projections::catch_up::check_ends;
 use gatelog_projections::projection::Projection;
+use gatelog_projections::rebuild::drop_forgotten;
 use gatelog_projections::store::{Store, StoreOptions};
 use gatelog_projections::subject_keys::SubjectKeys;
 
@@ -74,7 +75,8 @@ impl Data {
             Some(_) => Some(embedded::lock(&config.data_dir)?),
         };
         let backend = Backend::open(config, &folders.log)?;
-        let secrets = Secrets::open(&folders.secrets, |name| std::env::var(name).ok())?;
+        let may_make = backend.may_have_new_secrets(config);
+        let secrets = Secrets::open(&folders.secrets, may_make, |name| std::env::var(name).ok())?;
         let directory = Arc::new(Directory::new(
             secrets.identifier_pepper.expose(),
             secrets.routing_secret.expose(),
@@ -89,6 +91,9 @@ impl Data {
         let id = backend.id(config, &secrets)?;
         store.bind(&id)?;
         let projections = gatelog_projections::all::all(&directory);
+        for projection in &projections {
+            drop_forgotten(&store, projection.as_ref())?;
+        }
         check_ends(&store, &projections, backend.log().as_ref())?;
         let master = MasterKey::new(*secrets.master_key.expose());
         let keys = Arc::new(backend.keys(config, (&folders.keys, &id), master)?);

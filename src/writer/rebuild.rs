@@ -9,6 +9,7 @@ use gatelog_projections::catch_up::catch_up;
 use gatelog_projections::folder::{Folder, Member};
 use gatelog_projections::projection::Projection;
 use gatelog_projections::rebuild::new_table;
+use gatelog_projections::store::Table;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -116,12 +117,31 @@ fn rebuild(
     writer: &mpsc::Sender<Message>,
     progress: &RebuildProgress,
 ) -> Result<(), String> {
-    let say = |e: &dyn std::fmt::Display| e.to_string();
-    let old = parts.store.active(projection.name());
+    let name = projection.name();
+    let old = parts.store.active(name);
     progress
         .total
         .store(records(parts, projection.as_ref())?, Ordering::Relaxed);
-    let table = new_table(&parts.store, projection.as_ref()).map_err(|e| say(&e))?;
+    let table = new_table(&parts.store, projection.as_ref()).map_err(|e| e.to_string())?;
+    let built = build(parts, projection, table.clone(), writer, progress);
+    // Of the two the one goes that does not serve: erasures do not reach it any more.
+    let serving = parts.store.active(name);
+    let both = old.into_iter().chain([table]);
+    let dropped = both
+        .filter(|table| Some(table) != serving.as_ref())
+        .try_for_each(|table| parts.store.drop_table(&table));
+    built.and(dropped.map_err(|e| e.to_string()))
+}
+
+/// Folds everything into a new table, and lets it take over.
+fn build(
+    parts: &Parts,
+    projection: Arc<dyn Projection>,
+    table: Table,
+    writer: &mpsc::Sender<Message>,
+    progress: &RebuildProgress,
+) -> Result<(), String> {
+    let say = |e: &dyn std::fmt::Display| e.to_string();
     let member =
         Member::open(&parts.store, projection, table, parts.log.partitions()).map_err(|e| say(&e))?;
     let mut folder = Folder::new(parts.store.clone(), vec![member]);
@@ -138,15 +158,10 @@ fn rebuild(
     writer
         .blocking_send(Message::Swap(Box::new(Swap { folder, finished })))
         .map_err(|_| "the node is shutting down".to_owned())?;
-    let result = futures::executor::block_on(waits.wait_for(Option::is_some))
+    futures::executor::block_on(waits.wait_for(Option::is_some))
         .map_err(|_| "the node is shutting down".to_owned())?
         .clone()
-        .unwrap_or(Ok(()));
-    result?;
-    match old {
-        Some(old) => parts.store.drop_table(&old).map_err(|e| say(&e)),
-        None => Ok(()),
-    }
+        .unwrap_or(Ok(()))
 }
 
 /// Records in the streams that a projection folds.

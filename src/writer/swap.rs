@@ -43,11 +43,11 @@ impl Swap {
             ));
         }
         let (name, mark) = (member.projection.name(), member.mark.clone());
-        owner.replace(member);
         parts
             .store
             .activate(name, &mark.table)
             .map_err(|e| e.to_string())?;
+        owner.replace(member);
         parts.views.serve(name, mark.table, mark.applied);
         Ok(())
     }

@@ -189,15 +189,18 @@ impl Tenure {
         findings.answer(unresolved.lock().drain(..));
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
-            let table = &member.mark.table;
-            if parts.store.active(member.projection.name()).as_ref() != Some(table) {
-                parts.store.activate(member.projection.name(), table)?;
+            let (name, table) = (member.projection.name(), &member.mark.table);
+            let before = parts.store.active(name).filter(|before| before != table);
+            if before.is_some() || parts.store.active(name).is_none() {
+                parts.store.activate(name, table)?;
             }
-            parts.views.serve(
-                member.projection.name(),
-                table.clone(),
-                member.mark.applied.clone(),
-            );
+            parts
+                .views
+                .serve(name, table.clone(), member.mark.applied.clone());
+            // What an older version folded: erasures would not reach it.
+            if let Some(before) = before {
+                parts.store.drop_table(&before)?;
+            }
         }
         finish_erasures(parts)?;
         let others = starts_of_others(&folder, n, owned, &left_out);
