@@ -397,3 +397,27 @@ async fn move_partitions(shared: Shared, logs: [Arc<dyn EventLog>; 2], dir: &Pat
     let (a, b) = (Arc::into_inner(a).unwrap(), Arc::into_inner(b).unwrap());
     both_are_as_the_log(&shared, dir, [a.stop(), b.stop()]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_that_could_not_be_written_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::embedded(dir.path());
+    let node = Member::start(&shared, &shared.log, &dir.path().join("a"), owned(0..PARTITIONS));
+    node.seed().await.unwrap();
+    let first = node.register(node.newcomer("first@example.com")).await.unwrap();
+    node.knows(&first).await;
+    // Nobody waits for this one, so that whoever writes hears of nothing.
+    let table = node.parts.store.active(timeline::NAME).unwrap();
+    node.parts.store.drop_table(&table).unwrap();
+    let mut last = None;
+    for n in 0..8 {
+        // A node that begins anew takes nothing for a moment.
+        let outcome = node
+            .register(node.newcomer(&format!("user{n}@example.com")))
+            .await;
+        last = outcome.ok().or(last);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    node.knows(&last.unwrap()).await;
+    node.stop();
+}

@@ -307,8 +307,7 @@ impl Applier {
             self.settle(record.header.commit_id, changes);
             records.push(record);
         }
-        let _ = self.tail.send(TailStep::Records(records));
-        Ok(())
+        self.hand_on(records)
     }
 
     /// Tells the decider that it may forget what it kept of a commit.
@@ -353,9 +352,17 @@ impl Applier {
             }));
             self.settle(id, append.changes);
         }
-        // A tail that has ended is seen in readiness; it must not stop writing.
-        let _ = self.tail.send(TailStep::Records(records));
-        Ok(())
+        self.hand_on(records)
+    }
+
+    /// Gives the tail what was applied. One that could not write ends, and the next tenure begins it anew: read models must
+    /// not stand still while writing goes on.
+    fn hand_on(&self, records: Vec<Decoded>) -> Result<(), StoreError> {
+        let sent = self.tail.send(TailStep::Records(records));
+        sent.map_err(|_| StoreError::RocksDb {
+            place: self.parts.store.place().display().to_string(),
+            what: "what was written cannot be folded into all of them".to_owned(),
+        })
     }
 
     /// Rows of the state, of the projections folded here, and all checkpoints, as one write.
