@@ -1,6 +1,6 @@
 //! The log that a node was told to use: in the data folder, or in Kafka.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -12,8 +12,8 @@ use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
 use tokio::runtime::{Handle, Runtime};
 
-use crate::auth::random;
-use crate::auth::secrets::{Secrets, SecretsError};
+use crate::auth::secrets::{Fingerprints, Secrets, SecretsError};
+use crate::auth::{private_file, random};
 use crate::config::Config;
 use crate::config::kafka::Kafka;
 use crate::node::{Folders, NodeError};
@@ -75,14 +75,27 @@ impl Backend {
         }
     }
 
+    /// Whether secrets may be made where there are none: in a data folder whose log was never written under any.
+    pub fn may_have_new_secrets(&self, config: &Config) -> bool {
+        match self {
+            Self::Embedded(_) => !mark_file(config).exists(),
+            // They are compared with those in Kafka.
+            Self::Kafka(_) => true,
+        }
+    }
+
     /// What tells this log from every other, so that read models are not served over another one: of Kafka the cluster, the
     /// topics' prefix, and what was drawn when the topics were new. A store's secrets are those of its first node. Blocks.
     pub fn id(&self, config: &Config, secrets: &Secrets) -> Result<String, NodeError> {
+        let mine = secrets.fingerprints();
         let (log, kafka) = match (self, &config.kafka) {
-            (Self::Embedded(log), _) => return Ok(log.log_id().to_string()),
+            (Self::Embedded(log), _) => {
+                let store = Folders::under(&config.data_dir).log.display().to_string();
+                same_secrets(config, &mine, &first_secrets(&mark_file(config), &mine)?, store)?;
+                return Ok(log.log_id().to_string());
+            }
             (Self::Kafka(log), kafka) => (log, kafka),
         };
-        let mine = secrets.fingerprints();
         let new = StoreMark {
             id: uuid::Builder::from_random_bytes(random().map_err(SecretsError::from)?).into_uuid(),
             value: serde_json::to_vec(&mine).unwrap_or_default().into(),
@@ -93,14 +106,7 @@ impl Backend {
             place: format!("the mark of the store in topic {prefix}subject-keys"),
             what: e.to_string(),
         })?;
-        let differ = mine.differences(&theirs);
-        if !differ.is_empty() {
-            return Err(NodeError::OtherSecrets {
-                names: differ.join(", "),
-                prefix: prefix.to_owned(),
-                folder: Folders::under(&config.data_dir).secrets,
-            });
-        }
+        same_secrets(config, &mine, &theirs, format!("the topics {prefix}…"))?;
         let cluster = log.cluster_id().ok_or(LogError::Closed)?;
         Ok(format!("kafka:{cluster}:{prefix}:{}", store.id))
     }
@@ -212,6 +218,42 @@ fn runtime() -> Result<Handle, LogError> {
         Err(e) => Err(LogError::Io {
             place: "the runtime".to_owned(),
             source: Arc::new(std::io::Error::other(e.clone())),
+        }),
+    }
+}
+
+/// What tells the secrets under which an embedded log is written from others; beside the log, so that its backups have it.
+fn mark_file(config: &Config) -> PathBuf {
+    Folders::under(&config.data_dir).log.join("secrets-mark")
+}
+
+/// What is on record of the secrets; these, where nothing is yet.
+fn first_secrets(file: &Path, mine: &Fingerprints) -> Result<Fingerprints, NodeError> {
+    let wrong = |what: String| NodeError::Mark {
+        place: file.to_owned(),
+        what,
+    };
+    if !file.exists() {
+        let text = serde_json::to_vec(mine).map_err(|e| wrong(e.to_string()))?;
+        private_file::create(file, &text).map_err(SecretsError::from)?;
+    }
+    // It is no secret, so it may come from a backup with any mode.
+    let text = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
+}
+
+fn same_secrets(
+    config: &Config,
+    mine: &Fingerprints,
+    theirs: &Fingerprints,
+    store: String,
+) -> Result<(), NodeError> {
+    match mine.differences(theirs) {
+        differ if differ.is_empty() => Ok(()),
+        differ => Err(NodeError::OtherSecrets {
+            names: differ.join(", "),
+            store,
+            folder: Folders::under(&config.data_dir).secrets,
         }),
     }
 }

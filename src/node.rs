@@ -98,15 +98,17 @@ pub enum NodeError {
     CatchUp(#[from] CatchUpError),
     /// What was sealed or derived under other secrets would be nothing but noise here, and the other way round.
     #[error(
-        "the secrets of this node are not those of the store in the topics {prefix}…: {names} differ. Replace {folder} by a \
-         copy of that folder of a node of this store (or correct the GATELOG_… variables that hold them)",
+        "the secrets of this node are not those of the store in {store}: {names} differ. Replace {folder} by a copy of that \
+         folder of a node of this store, or from its backup (or correct the GATELOG_… variables that hold them)",
         folder = .folder.display()
     )]
     OtherSecrets {
         names: String,
-        prefix: String,
+        store: String,
         folder: PathBuf,
     },
+    #[error("{place} cannot be read, or is not what a node wrote there: {what}", place = .place.display())]
+    Mark { place: PathBuf, what: String },
     #[error(
         "this node's clock is {millis} ms {} that of Kafka's brokers, and at most {} s are allowed: synchronize the clocks of \
          all machines, for example with chrony",
@@ -245,7 +247,7 @@ impl Started {
             (Backend::Kafka(log), Some(kafka)) => Some(Arc::new(log.join(&kafka.membership)?)),
             _ => None,
         };
-        if membership.is_none() {
+        if membership.is_none() && views.settings(&config.tenant)?.version == 0 {
             futures::executor::block_on(running.writer.submit(seed(&config)))?;
         }
         let node = Arc::new(Node {
@@ -346,12 +348,12 @@ impl Started {
             }
             tokio::time::sleep(self.node.config.compaction_delay).await;
             erasures.mark_unchanged();
-            pending = false;
             let (store, keys) = (self.store.clone(), self.node.keys.clone());
             let compacted = tokio::task::spawn_blocking(move || compact(&store, &keys)).await;
-            if let Ok(Err(e)) = compacted {
-                tracing::error!(error = %e, "the files could not be compacted after an erasure");
+            if let Ok(Err(e)) = &compacted {
+                tracing::error!(error = %e, "the files could not be compacted after an erasure; it is tried again");
             }
+            pending = !matches!(compacted, Ok(Ok(())));
         }
     }
 
@@ -401,13 +403,13 @@ impl Started {
     /// In a cluster the first settings are written by whoever owns their partition.
     async fn seed_at_last(&self) {
         let config = &self.node.config;
-        while self.membership.is_some()
-            && self
-                .node
+        let are_there = || {
+            self.node
                 .views
                 .settings(&config.tenant)
-                .is_ok_and(|s| s.version == 0)
-        {
+                .is_ok_and(|s| s.version > 0)
+        };
+        while self.membership.is_some() && !are_there() {
             if let Err(e) = self.node.writer.submit(seed(config)).await {
                 tracing::debug!(error = %e, "the first settings are not written yet");
             }

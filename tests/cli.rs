@@ -425,6 +425,66 @@ fn a_node_is_served_managed_and_stopped() {
 }
 
 #[test]
+fn a_store_is_served_under_its_own_secrets_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert_eq!(Server::start(dir).stop(), Some(0));
+    let (secrets, away) = (dir.join("data/secrets"), dir.join("away"));
+    std::fs::rename(&secrets, &away).unwrap();
+    // Nothing is made that would pass for what is missing.
+    for args in [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &["verify"],
+        &["replay", "--open"],
+    ] {
+        let refused = run(dir, args);
+        assert!(!refused.status.success(), "{args:?}");
+        assert!(
+            stderr(&refused).contains("restore it from your backup"),
+            "{}",
+            stderr(&refused)
+        );
+        assert!(!secrets.exists(), "{args:?}");
+    }
+    std::fs::rename(&away, &secrets).unwrap();
+    for (variable, name) in [
+        ("GATELOG_IDENTIFIER_PEPPER", "identifier-pepper"),
+        ("GATELOG_MASTER_KEY", "master-key"),
+    ] {
+        let mut other = gatelog(dir, &["serve", "--listen", "127.0.0.1:0"]);
+        let refused = other.env(variable, "07".repeat(32)).output().unwrap();
+        assert_eq!(refused.status.code(), Some(10));
+        let said = stderr(&refused);
+        assert!(
+            said.contains(&format!("{name} differ")) && said.contains("data/log"),
+            "{said}"
+        );
+    }
+    assert_eq!(Server::start(dir).stop(), Some(0));
+}
+
+#[test]
+fn a_node_that_is_not_open_yet_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = ports::free_address();
+    let kafka = silent.local_addr().unwrap().to_string();
+    let mut node = gatelog(dir.path(), &["serve", "--listen", &address, "--log", "kafka"])
+        .args(["--kafka-bootstrap", &kafka])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while std::net::TcpStream::connect(&address).is_err() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = node.id().to_string();
+    Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    // It would give Kafka up itself, with another status.
+    assert_eq!(node.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn feeds_and_streams_of_security_events_are_looked_after() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -63,7 +63,7 @@ pub enum SecretsError {
     File(#[from] PrivateFileError),
     /// Made anew it would silently orphan what depends on it.
     #[error(
-        "{path} is missing although other secrets are there; restore it from your backup or set {variable}",
+        "{path} is missing, and what this store holds depends on it; restore it from your backup or set {variable}",
         path = .path.display()
     )]
     Missing { path: PathBuf, variable: String },
@@ -85,16 +85,21 @@ const NAMES: [(&str, &str); 5] = [
 ];
 
 impl Secrets {
-    /// Reads the secrets, making those that nobody handed in if `folder` (`<data>/secrets`) does not exist yet.
+    /// Reads the secrets, making those that nobody handed in if `folder` (`<data>/secrets`) does not exist yet and they may be
+    /// made.
     ///
     /// `env` reads the environment. A variable such as `GATELOG_MASTER_KEY` (64 hexadecimal digits, or base64) or
     /// `GATELOG_MASTER_KEY_FILE` (the path of a private file with the same) takes the place of the file.
-    pub fn open(folder: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Self, SecretsError> {
+    pub fn open(
+        folder: &Path,
+        may_make: bool,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SecretsError> {
         let mut found = Vec::with_capacity(NAMES.len());
         for (_, variable) in NAMES {
             found.push(from_environment(variable, &env)?);
         }
-        if !folder.exists() {
+        if may_make && !folder.exists() {
             make(folder, &found)?;
         }
         let mut all = Vec::with_capacity(NAMES.len());
@@ -241,8 +246,8 @@ mod tests {
     fn made_once_private_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("data/secrets");
-        let first = Secrets::open(&folder, none).unwrap();
-        let second = Secrets::open(&folder, none).unwrap();
+        let first = Secrets::open(&folder, true, none).unwrap();
+        let second = Secrets::open(&folder, true, none).unwrap();
         assert_eq!(first.master_key.expose(), second.master_key.expose());
         assert_eq!(
             first.idempotency_secret.expose(),
@@ -267,13 +272,13 @@ mod tests {
             "GATELOG_IDENTIFIER_PEPPER_FILE" => Some(file.display().to_string()),
             _ => None,
         };
-        let secrets = Secrets::open(&folder, env).unwrap();
+        let secrets = Secrets::open(&folder, true, env).unwrap();
         assert_eq!(secrets.master_key.expose(), &[9; 32]);
         assert_eq!(secrets.identifier_pepper.expose(), &[7; 32]);
         assert!(!folder.join("master-key").exists());
         // Without the variable the master key is missing, and is not made anew.
         assert!(matches!(
-            Secrets::open(&folder, none),
+            Secrets::open(&folder, true, none),
             Err(SecretsError::Missing { .. })
         ));
     }
@@ -281,7 +286,7 @@ mod tests {
     #[test]
     fn fingerprints_tell_which_secret_is_another() {
         let dir = tempfile::tempdir().unwrap();
-        let one = Secrets::open(&dir.path().join("one"), none).unwrap();
+        let one = Secrets::open(&dir.path().join("one"), true, none).unwrap();
         let other = Secrets {
             routing_secret: Secret::new([3; 32]),
             refresh_secret: Secret::new([4; 32]),
@@ -298,17 +303,17 @@ mod tests {
     fn refusals_are_clear_and_tell_no_secret() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("secrets");
-        Secrets::open(&folder, none).unwrap();
+        Secrets::open(&folder, true, none).unwrap();
         let path = folder.join("master-key");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        let message = Secrets::open(&folder, none).unwrap_err().to_string();
+        let message = Secrets::open(&folder, true, none).unwrap_err().to_string();
         assert!(
             message.contains("chmod 600") && message.contains("0640"),
             "{message}"
         );
 
         let short = |name: &str| (name == "GATELOG_MASTER_KEY").then(|| "hunter2".to_owned());
-        let message = Secrets::open(&folder, short).unwrap_err().to_string();
+        let message = Secrets::open(&folder, true, short).unwrap_err().to_string();
         assert_eq!(
             message,
             "GATELOG_MASTER_KEY does not hold 32 bytes in hexadecimal or base64"
@@ -316,7 +321,7 @@ mod tests {
 
         let both = |name: &str| name.starts_with("GATELOG_MASTER_KEY").then(|| "x".to_owned());
         assert!(matches!(
-            Secrets::open(&folder, both),
+            Secrets::open(&folder, true, both),
             Err(SecretsError::Ambiguous(_))
         ));
         assert_eq!(format!("{:?}", Secret::new([1; 32])), "Secret");

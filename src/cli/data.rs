@@ -104,12 +104,10 @@ pub fn read_only(config: &Config) -> Result<Backend, Failure> {
     Ok(Backend::open_read_only(config, &log)?)
 }
 
-/// The node's secrets.
+/// The node's secrets. What only reads makes none.
 pub fn secrets(config: &Config) -> Result<Secrets, Failure> {
-    Secrets::open(&Folders::under(&config.data_dir).secrets, |name| {
-        std::env::var(name).ok()
-    })
-    .map_err(Failure::other)
+    let folder = Folders::under(&config.data_dir).secrets;
+    Secrets::open(&folder, false, |name| std::env::var(name).ok()).map_err(Failure::other)
 }
 
 /// The keys of subjects as they are now, for reading, while other processes may use them; on Kafka that of

@@ -42,7 +42,10 @@ pub fn run(mut loaded: Loaded) -> Result<(), Failure> {
     telemetry::start(loaded.effective.log_format, &loaded.effective.log_level);
     let bootstrap = bootstrap(&mut loaded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(loaded, bootstrap))
+    let served = runtime.block_on(serve(loaded, bootstrap));
+    // All is closed. What may still run rewrites or checks files, and begins again at the next start.
+    runtime.shutdown_timeout(LAST_WORK);
+    served
 }
 
 fn bootstrap(loaded: &mut Loaded) -> Result<Bootstrap, Failure> {
@@ -61,15 +64,21 @@ fn bootstrap(loaded: &mut Loaded) -> Result<Bootstrap, Failure> {
 
 async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     // Both before the node opens, so that neither a taken port nor a signal finds it half open.
-    let stop = stop_signal()?;
+    let mut stop = std::pin::pin!(stop_signal()?);
     let listener = listen(&loaded).await?;
     let address = listener.local_addr()?;
     let (opened, meanwhile) = answer_meanwhile(&listener, &loaded.config)?;
     let config = loaded.config;
     let header_timeout = config.header_timeout;
-    let started = tokio::task::spawn_blocking(move || Started::open(config))
-        .await
-        .map_err(Failure::other)??;
+    let opening = tokio::task::spawn_blocking(move || Started::open(config));
+    let started = tokio::select! {
+        started = opening => started.map_err(Failure::other)??,
+        () = &mut stop => {
+            // As after a kill, the next start goes on where this one was: nothing was answered yet.
+            tracing::info!("stopped before the node was open");
+            std::process::exit(0);
+        }
+    };
     introduce(bootstrap)?;
     let router = http::router(started.node.clone());
     let _ = opened.send(());
@@ -104,6 +113,9 @@ async fn serve(loaded: Loaded, bootstrap: Bootstrap) -> Result<(), Failure> {
     tracing::info!("stopped");
     Ok(())
 }
+
+/// How long work that nobody waits for may go on after all is closed.
+const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// How long a node that is open waits until what was asked before is answered.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

@@ -149,27 +149,32 @@ fn bearer(value: &str) -> Option<&str> {
 }
 
 async fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
-    if let Some(presented) = Presented::parse(token)
-        && let Some(caller) = by_api_key(app, &presented)?
-    {
-        return Ok(caller);
-    }
     if is_bootstrap(app, token) {
         return Ok(Caller::Bootstrap);
     }
-    by_access_token(app, token).await
+    match Presented::parse(token) {
+        Some(presented) => by_api_key(app, &presented),
+        None => by_access_token(app, token).await,
+    }
 }
 
-fn by_api_key(app: &App, presented: &Presented) -> Result<Option<Caller>, Problem> {
+fn by_api_key(app: &App, presented: &Presented) -> Result<Caller, Problem> {
     let settings = app.node.views.settings(app.tenant())?;
+    // A node that has not read of any keys does not say of one that there is none.
+    if settings.version == 0 {
+        return Err(behind().into());
+    }
     let known = settings
         .api_keys
         .get(&presented.id)
         .is_some_and(|key| presented.matches(&key.secret_sha256) && key.revoked_at.is_none());
-    Ok(known.then_some(Caller::ApiKey {
-        id: presented.id,
-        settings,
-    }))
+    match known {
+        true => Ok(Caller::ApiKey {
+            id: presented.id,
+            settings,
+        }),
+        false => Err(invalid_token()),
+    }
 }
 
 /// Compares hashes, so that neither content nor length of the key shows in the time it takes.

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::app::App;
+use super::ask::behind;
 use super::check::Check;
 use crate::error::Problem;
 
@@ -41,6 +42,9 @@ fn existing(app: &App, id: UserId) -> Result<Arc<user::User>, Problem> {
     let user = app.node.views.user(app.tenant(), id)?;
     if user.exists() {
         Ok(user)
+    } else if app.node.views.settings(app.tenant())?.version == 0 {
+        // A node that has not read even those does not say that there is nobody.
+        Err(behind().into())
     } else {
         Err(user::Rejection::NotFound.into())
     }
