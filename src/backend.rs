@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use gatelog_events::ids::{Partition, Stream};
 use gatelog_events::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use gatelog_events::log::kafka::{KafkaLog, StoreMark};
+use gatelog_events::log::kafka::{KafkaConfig, KafkaLog, StoreMark};
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::subject_keys::{CacheOptions, SubjectKeys};
@@ -15,7 +15,6 @@ use tokio::runtime::{Handle, Runtime};
 use crate::auth::secrets::{Fingerprints, Secrets, SecretsError};
 use crate::auth::{private_file, random};
 use crate::config::Config;
-use crate::config::kafka::Kafka;
 use crate::node::{Folders, NodeError};
 
 /// See the module.
@@ -44,7 +43,7 @@ impl Backend {
                 };
                 Ok(Self::Embedded(EmbeddedLog::open(folder, options)?))
             }
-            Some(kafka) => Self::connect(kafka),
+            Some(kafka) => Self::connect(kafka.log.clone()),
         }
     }
 
@@ -52,12 +51,15 @@ impl Backend {
     pub fn open_read_only(config: &Config, folder: &Path) -> Result<Self, LogError> {
         match &config.kafka {
             None => Ok(Self::Embedded(EmbeddedLog::open_read_only(folder)?)),
-            Some(kafka) => Self::connect(kafka),
+            Some(kafka) => Self::connect(KafkaConfig {
+                may_create: false,
+                ..kafka.log.clone()
+            }),
         }
     }
 
-    fn connect(kafka: &Kafka) -> Result<Self, LogError> {
-        let log = runtime()?.block_on(KafkaLog::open(kafka.log.clone()))?;
+    fn connect(kafka: KafkaConfig) -> Result<Self, LogError> {
+        let log = runtime()?.block_on(KafkaLog::open(kafka))?;
         Ok(Self::Kafka(log))
     }
 
@@ -109,6 +111,14 @@ impl Backend {
         same_secrets(config, &mine, &theirs, format!("the topics {prefix}…"))?;
         let cluster = log.cluster_id().ok_or(LogError::Closed)?;
         Ok(format!("kafka:{cluster}:{prefix}:{}", store.id))
+    }
+
+    /// Refuses a log that is still being copied here: whoever wrote to it would go on from an earlier moment. Blocks.
+    pub fn check_whole(&self) -> Result<(), NodeError> {
+        match self {
+            Self::Kafka(log) if log.subject_keys().is_half_copied()? => Err(NodeError::HalfCopied),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the log can be asked at present, as far as that is known without asking.

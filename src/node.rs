@@ -12,7 +12,7 @@ use gatelog_events::clock;
 use gatelog_events::commit::Subject;
 use gatelog_events::directory::Directory;
 use gatelog_events::domain::{Actor, tenant};
-use gatelog_events::ids::Partition;
+use gatelog_events::ids::{Partition, Position};
 use gatelog_events::log::kafka::Membership;
 use gatelog_events::log::{EventLog, LogError};
 use gatelog_events::seal::KeySourceError;
@@ -22,7 +22,7 @@ use gatelog_projections::subject_keys::SubjectKeys;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use self::data::{Data, Folders};
+pub use self::data::{Data, Folders, remove_scratch};
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::auth::pool::{HashPool, PoolError};
 use crate::auth::refresh::RefreshTokens;
@@ -107,6 +107,17 @@ pub enum NodeError {
         store: String,
         folder: PathBuf,
     },
+    #[error("the read model {view} cannot fold what stands at {position}: {reason}")]
+    Stopped {
+        view: &'static str,
+        position: Position,
+        reason: String,
+    },
+    /// Commands that were acknowledged are not in it yet.
+    #[error(
+        "`gatelog log copy` has begun to copy a log into these topics, and has not ended: run it again, to its end, or remove the topics"
+    )]
+    HalfCopied,
     #[error("{place} cannot be read, or is not what a node wrote there: {what}", place = .place.display())]
     Mark { place: PathBuf, what: String },
     #[error(

@@ -448,7 +448,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
         ("GATELOG_KAFKA_TOPIC_PREFIX", "moved."),
         ("GATELOG_KAFKA_REPLICATION", "1"),
     ];
-    let copy = || {
+    let copy_with = |more: &[(&str, &str)]| {
         let output = gatelog(&[
             "log",
             "copy",
@@ -461,6 +461,7 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
         .envs(environment)
         // As in a shell in which a node on Kafka is to be started next.
         .env("GATELOG_LOG", "kafka")
+        .envs(more.iter().copied())
         .output()
         .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -470,6 +471,43 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
             said,
         )
     };
+    let copy = || copy_with(&[]);
+    let mut all = environment.to_vec();
+    all.extend([("GATELOG_LOG", "kafka"), ("GATELOG_PARTITIONS", "8")]);
+    // Secrets of a node that is to come are not those of the log.
+    let (done, _, said) = copy_with(&[("GATELOG_ROUTING_SECRET", &"07".repeat(32))]);
+    assert!(!done && said.contains("routing-secret differ"), "{said}");
+    // What reads a log makes none.
+    let status = || {
+        let keys = gatelog(&["keys", "status", "--data-dir", new.to_str().unwrap()])
+            .envs(all.clone())
+            .output()
+            .unwrap();
+        (keys.status.code(), String::from_utf8(keys.stderr).unwrap())
+    };
+    let (code, said) = status();
+    assert!(
+        code == Some(2) && said.contains("topic moved.identity"),
+        "{code:?} {said}"
+    );
+    // It is killed when it has copied the keys: no node may begin on what is there.
+    let (done, _, said) = copy_with(&[("GATELOG_FAILPOINT", "copy.before_records")]);
+    assert!(!done, "{said}");
+    assert_eq!(status().0, Some(0));
+    share_secrets(&old, &new);
+    let node = gatelog(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        new.to_str().unwrap(),
+    ])
+    .envs(all.clone())
+    .output()
+    .unwrap();
+    assert_eq!(node.status.code(), Some(10));
+    let said = String::from_utf8(node.stderr).unwrap();
+    assert!(said.contains("run it again, to its end"), "{said}");
     let (done, first, said) = copy();
     assert!(done, "{said}");
     assert!(first["records"].as_u64().unwrap() > 30, "{first}");
@@ -482,9 +520,6 @@ async fn an_embedded_log_moves_to_kafka_with_positions_keys_and_sessions() {
         (&json!(0), &first["records"])
     );
 
-    share_secrets(&old, &new);
-    let mut all = environment.to_vec();
-    all.extend([("GATELOG_LOG", "kafka"), ("GATELOG_PARTITIONS", "8")]);
     let node = Process::start_with(&new, "127.0.0.1:0", &all).await.unwrap();
     for (user, position) in &users[1..] {
         let (status, timeline) = node

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::executor::block_on;
 use gatelog_events::clock;
-use gatelog_events::ids::{Offset, UserId};
+use gatelog_events::ids::{Offset, Partition, UserId};
 use gatelog_events::log::LogError;
 use gatelog_events::log::kafka::{KeyRecord, SubjectKeyTopic};
 use gatelog_events::seal::KeySourceError;
@@ -96,11 +96,36 @@ impl KeyTopic {
     pub fn wait_until_present(&self, subject: UserId) -> Result<(), KeySourceError> {
         let partition = subject.shard().partition(self.partitions);
         let end = self.topic.end(partition).map_err(|e| failed(&e))?;
-        let Some(next) = self.read.next.get(usize::from(partition.0)) else {
-            return Err(KeySourceError::Unavailable(format!(
-                "there is no partition {partition}"
-            )));
-        };
+        self.wait_for(partition, end)
+    }
+
+    /// Waits until everything that the topic holds now is in the store, for as long as that goes on. Blocks.
+    pub fn wait_until_read(&self) -> Result<(), KeySourceError> {
+        for partition in (0..self.partitions).map(Partition) {
+            let end = self.topic.end(partition).map_err(|e| failed(&e))?;
+            let mut before = self.read_up_to(partition)?;
+            while let Err(e) = self.wait_for(partition, end) {
+                let now = self.read_up_to(partition)?;
+                if now == before {
+                    return Err(e);
+                }
+                before = now;
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&self, partition: Partition) -> Result<&AtomicU64, KeySourceError> {
+        let slot = self.read.next.get(usize::from(partition.0));
+        slot.ok_or_else(|| KeySourceError::Unavailable(format!("there is no partition {partition}")))
+    }
+
+    fn read_up_to(&self, partition: Partition) -> Result<Offset, KeySourceError> {
+        Ok(self.slot(partition)?.load(Ordering::Acquire))
+    }
+
+    fn wait_for(&self, partition: Partition, end: Offset) -> Result<(), KeySourceError> {
+        let next = self.slot(partition)?;
         let until = clock::monotonic() + self.patience;
         let mut lock = self.read.lock.lock();
         while next.load(Ordering::Acquire) < end {

@@ -50,6 +50,17 @@ pub fn new_table(store: &Store, projection: &dyn Projection) -> Result<Table, St
     Ok(table)
 }
 
+/// Lets a table serve that is as far as the log, and drops what an older version of its projection folded: erasures would
+/// not reach that.
+pub fn let_serve(store: &Store, projection: &str, table: &Table) -> Result<(), StoreError> {
+    let before = store.active(projection);
+    if before.as_ref() == Some(table) {
+        return Ok(());
+    }
+    store.activate(projection, table)?;
+    before.map_or(Ok(()), |before| store.drop_table(&before))
+}
+
 /// Drops what was left when a process ended: tables that neither serve nor will be folded into. An erasure would not reach
 /// them. For a process that begins, before anything is rebuilt.
 pub fn drop_forgotten(store: &Store, projection: &dyn Projection) -> Result<(), StoreError> {

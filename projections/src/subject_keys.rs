@@ -280,6 +280,11 @@ impl SubjectKeys {
         }
     }
 
+    /// Waits until this copy has all that the topic holds, if it is one. Blocks.
+    pub fn catch_up(&self) -> Result<(), KeySourceError> {
+        self.topic.as_ref().map_or(Ok(()), KeyTopic::wait_until_read)
+    }
+
     /// Rewrites the files so that no byte of a destroyed key is left on disk.
     pub fn compact(&self) -> Result<(), KeySourceError> {
         self.db.flush().map_err(|e| failed(&self.place, &e))?;

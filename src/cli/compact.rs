@@ -8,6 +8,8 @@ use crate::node::{Data, compact};
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let data = Data::open(&args.existing()?)?;
+    // Of an erasure that is not folded yet nothing would leave.
+    data.catch_up()?;
     compact(&data.store, &data.keys).map_err(Failure::other)?;
     writeln!(
         std::io::stdout(),

@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use gatelog_events::failpoint;
 use gatelog_events::ids::{Offset, Partition, Position, Stream};
 use gatelog_events::log::{AppendError, Entry, EventLog, LogError};
-use gatelog_events::seal::MasterKey;
+use gatelog_events::seal::{KeySourceError, MasterKey};
 use gatelog_projections::subject_keys::SubjectKeys;
 use serde_json::json;
 
@@ -24,6 +26,15 @@ use crate::node::Folders;
 
 /// Appends on their way at once.
 const IN_FLIGHT: usize = 1024;
+
+/// Their bytes: a part of what librdkafka queues, for none may be refused once later ones are taken.
+const BYTES_IN_FLIGHT: usize = 16 << 20;
+
+/// How long Kafka may take for a record.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the ends of a target must stand still before it is gone on with.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// What is done with a whole log.
 #[derive(Debug, clap::Subcommand)]
@@ -61,17 +72,29 @@ pub fn run(command: Command) -> Result<(), Failure> {
         ));
     }
     let source_config = args.data.existing_embedded()?;
-    let target_config = args.data.load_for(LogKind::Kafka, source_config.partitions)?;
+    let mut target_config = args.data.load_for(LogKind::Kafka, source_config.partitions)?;
+    if let Some(kafka) = &mut target_config.kafka {
+        // Nobody waits for an answer: a stall of Kafka need not end the copy.
+        kafka.log.delivery_timeout = kafka.log.delivery_timeout.max(PATIENCE);
+    }
     let folders = Folders::under(&source_config.data_dir);
     // For writing, so that no node appends meanwhile.
     let source = Backend::open(&source_config, &folders.log)?;
-    let target = Backend::open(&target_config, &folders.log)?;
     let secrets = data::secrets(&source_config)?;
+    // The target is bound to the secrets for ever, so they must be those under which the source was written.
+    source.id(&source_config, &secrets)?;
+    let target = Backend::open(&target_config, &folders.log)?;
     // The target becomes this store's, or turns out to be another's, before anything is written to it.
     target.id(&target_config, &secrets)?;
-    let begun = begun(&source, &target)?;
+    let is_open = begin(&source, &target)?;
     let keys = copy_keys(&source_config, &secrets, &target)?;
+    // Only now: while keys are written, a node may have begun to write.
+    let begun = begun(&source, &target)?;
+    failpoint::hit("copy.before_records");
     let records = copy_records(&source, &target, &begun)?;
+    if let (true, Backend::Kafka(log)) = (is_open, &target) {
+        log.subject_keys().end_copy()?;
+    }
     target.close_now()?;
     source.close_now()?;
     if args.json {
@@ -86,6 +109,29 @@ pub fn run(command: Command) -> Result<(), Failure> {
         )?;
     }
     Ok(())
+}
+
+/// Says in the target that it is not whole, so that no node begins on it; whether that is to be taken back at the end. A
+/// target that is in use is refused before.
+fn begin(source: &Backend, target: &Backend) -> Result<bool, Failure> {
+    let mut before = begun(source, target)?;
+    let Backend::Kafka(log) = target else {
+        return Ok(false);
+    };
+    let topic = log.subject_keys();
+    if before.iter().all(|at| at.offset == 0) {
+        topic.begin_copy()?;
+        return Ok(true);
+    }
+    // What an earlier copy had under way may still come.
+    loop {
+        std::thread::sleep(SETTLED);
+        let now = begun(source, target)?;
+        if now == before {
+            return Ok(topic.is_half_copied()?);
+        }
+        before = now;
+    }
 }
 
 /// How far each partition was copied before. A target that is in use is refused, before anything is written to it: keys that
@@ -114,7 +160,10 @@ fn copy_keys(config: &Config, secrets: &Secrets, target: &Backend) -> Result<u64
     };
     let keys = SubjectKeys::open_read_only(&folder, master).map_err(Failure::other)?;
     keys.copy_to(&log.subject_keys(), log.partitions())
-        .map_err(Failure::other)
+        .map_err(|e| match e {
+            KeySourceError::Unavailable(what) => broken_off("the keys", &what),
+            e => Failure::other(e),
+        })
 }
 
 #[derive(Default)]
@@ -133,13 +182,15 @@ fn copy_records(source: &Backend, target: &Backend, begun: &[Position]) -> Resul
     }
     let mut progress = Progress::new("records", total);
     let mut flying: VecDeque<Flying> = VecDeque::new();
+    let mut bytes = 0;
     for entry in from.read_to_end(begun)? {
         let entry = entry?;
-        let at = entry.position;
+        let (at, size) = (entry.position, entry.record.value.len());
         let answer = to.append(at.stream, at.partition, entry.record);
-        flying.push_back(Flying { at, answer });
-        if flying.len() >= IN_FLIGHT {
-            land(&mut flying)?;
+        flying.push_back(Flying { at, size, answer });
+        bytes += size;
+        while flying.len() >= IN_FLIGHT || bytes > BYTES_IN_FLIGHT {
+            bytes -= land(&mut flying)?;
         }
         done.copied += 1;
         if done.copied.is_multiple_of(1024) {
@@ -155,25 +206,31 @@ fn copy_records(source: &Backend, target: &Backend, begun: &[Position]) -> Resul
 
 struct Flying {
     at: Position,
+    size: usize,
     answer: BoxFuture<'static, Result<Position, AppendError>>,
 }
 
-/// Waits for the oldest append, which must have come to stand where it stood.
-fn land(flying: &mut VecDeque<Flying>) -> Result<(), Failure> {
-    let Some(Flying { at, answer }) = flying.pop_front() else {
-        return Ok(());
+/// Waits for the oldest append, which must have come to stand where it stood. Its size.
+fn land(flying: &mut VecDeque<Flying>) -> Result<usize, Failure> {
+    let Some(Flying { at, size, answer }) = flying.pop_front() else {
+        return Ok(0);
     };
     match futures::executor::block_on(answer) {
-        Ok(position) if position == at => Ok(()),
+        Ok(position) if position == at => Ok(size),
         Ok(position) => Err(differs(position, "a record came to stand at another offset")),
         Err(AppendError::Refused(what)) => Err(Failure::Log(LogError::Refused {
             place: "Kafka".to_owned(),
             what,
         })),
-        Err(e) => Err(Failure::Other(format!(
-            "the record at {at} could not be copied: {e}. Run the command again to go on"
-        ))),
+        Err(e) => Err(broken_off(&format!("the record at {at}"), &e.to_string())),
     }
+}
+
+fn broken_off(what: &str, why: &str) -> Failure {
+    Failure::Log(LogError::Unreachable {
+        place: "Kafka".to_owned(),
+        what: format!("{what} could not be copied: {why}. Run the command again to go on"),
+    })
 }
 
 fn differs(at: Position, what: &str) -> Failure {

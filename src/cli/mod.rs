@@ -166,7 +166,9 @@ fn exit_of_node(e: &NodeError) -> Exit {
         | NodeError::CatchUp(CatchUpError::Log(e))
         | NodeError::Takeover(TakeoverError::CatchUp(CatchUpError::Log(e))) => exit_of_log(e),
         NodeError::CatchUp(CatchUpError::Ahead { .. }) => Exit::Damaged,
-        NodeError::Store(StoreError::OtherLog { .. }) | NodeError::OtherSecrets { .. } => Exit::Foreign,
+        NodeError::Store(StoreError::OtherLog { .. })
+        | NodeError::OtherSecrets { .. }
+        | NodeError::HalfCopied => Exit::Foreign,
         NodeError::Clock { .. } => Exit::Clock,
         NodeError::Address { .. } => Exit::Locked,
         _ => Exit::Failed,

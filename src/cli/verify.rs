@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{Exit, Failure, data, print_json};
-use crate::node::Data;
+use crate::node::{Data, Folders, remove_scratch};
 
 /// Differences that are listed.
 const LISTED: usize = 100;
@@ -29,10 +29,10 @@ pub fn run(args: data::Printed) -> Result<(), Failure> {
     let config = args.data.existing()?;
     let data = Data::open(&config)?;
     let scrubbed = data.backend.scrub()?;
-    let scratch = config.data_dir.join("verify.tmp");
+    let scratch = Folders::under(&config.data_dir).scratch;
     let report = fold_again(&data, &scratch, scrubbed.records);
     // It holds personal data, so it must not outlive the command.
-    remove(&scratch)?;
+    remove_scratch(&scratch)?;
     let report = report?;
     if args.json {
         print_json(&as_json(&report, scrubbed.bytes, &views(&data)?))?;
@@ -47,7 +47,6 @@ pub fn run(args: data::Printed) -> Result<(), Failure> {
 }
 
 fn fold_again(data: &Data, scratch: &Path, records: u64) -> Result<Report, Failure> {
-    remove(scratch)?;
     let mut progress = Progress::new("records", records);
     let mut seen = 0;
     let report = verify(
@@ -65,13 +64,6 @@ fn fold_again(data: &Data, scratch: &Path, records: u64) -> Result<Report, Failu
     )?;
     progress.finish();
     Ok(report)
-}
-
-fn remove(scratch: &Path) -> Result<(), Failure> {
-    match std::fs::remove_dir_all(scratch) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
 }
 
 /// A read model's rows in few words. Nodes whose models are equally far say the same.

@@ -8,16 +8,19 @@ use std::sync::Arc;
 use gatelog_events::directory::Directory;
 use gatelog_events::log::{EventLog, embedded};
 use gatelog_events::seal::MasterKey;
-use gatelog_projections::catch_up::check_ends;
+use gatelog_projections::catch_up::{catch_up, check_ends};
+use gatelog_projections::folder::{Folder, Member};
 use gatelog_projections::projection::Projection;
-use gatelog_projections::rebuild::drop_forgotten;
+use gatelog_projections::rebuild::{drop_forgotten, let_serve, table_for};
 use gatelog_projections::store::{Store, StoreOptions};
 use gatelog_projections::subject_keys::SubjectKeys;
+use gatelog_projections::users;
 
 use super::NodeError;
 use crate::auth::secrets::Secrets;
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::writer::undestroyed;
 
 /// Where a node keeps what, under its data directory. Keys and secrets lie apart from log and views, so that a backup
 /// of those does not hold them.
@@ -29,6 +32,8 @@ pub struct Folders {
     pub secrets: PathBuf,
     /// Logins that wait for the log.
     pub spool: PathBuf,
+    /// Where `gatelog verify` folds the log again.
+    pub scratch: PathBuf,
 }
 
 impl Folders {
@@ -39,6 +44,7 @@ impl Folders {
             keys: data_dir.join("keys"),
             secrets: data_dir.join("secrets"),
             spool: data_dir.join("spool"),
+            scratch: data_dir.join("verify.tmp"),
         }
     }
 }
@@ -75,6 +81,7 @@ impl Data {
             Some(_) => Some(embedded::lock(&config.data_dir)?),
         };
         let backend = Backend::open(config, &folders.log)?;
+        remove_scratch(&folders.scratch)?;
         let may_make = backend.may_have_new_secrets(config);
         let secrets = Secrets::open(&folders.secrets, may_make, |name| std::env::var(name).ok())?;
         let directory = Arc::new(Directory::new(
@@ -89,6 +96,7 @@ impl Data {
             },
         )?;
         let id = backend.id(config, &secrets)?;
+        backend.check_whole()?;
         store.bind(&id)?;
         let projections = gatelog_projections::all::all(&directory);
         for projection in &projections {
@@ -107,5 +115,47 @@ impl Data {
             secrets,
             projections,
         })
+    }
+
+    /// Folds what the read models have not folded, and destroys the keys of everyone who was erased, as a start does: for
+    /// commands that must not leave out what another process, or one that was killed, had acknowledged. Blocks.
+    pub fn catch_up(&self) -> Result<(), NodeError> {
+        self.keys.catch_up()?;
+        let mut members = Vec::with_capacity(self.projections.len());
+        for projection in &self.projections {
+            let table = table_for(&self.store, projection.as_ref())?;
+            let partitions = self.log.partitions();
+            members.push(Member::open(&self.store, projection.clone(), table, partitions)?);
+        }
+        let mut folder = Folder::new(self.store.clone(), members);
+        catch_up(&mut folder, self.log.as_ref(), self.keys.as_ref(), |_, _| {})?;
+        for Member { projection, mark, .. } in folder.members() {
+            if let Some(stopped) = mark.applied.stopped().first() {
+                return Err(NodeError::Stopped {
+                    view: projection.name(),
+                    position: stopped.position,
+                    reason: stopped.reason.clone(),
+                });
+            }
+            let_serve(&self.store, projection.name(), &mark.table)?;
+        }
+        let Some(users) = self.store.active(users::NAME) else {
+            return Ok(());
+        };
+        for (tenant, user) in undestroyed(&self.store, &users, self.keys.as_ref())? {
+            self.keys.destroy(&tenant, user)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a command left that was killed: it holds personal data that no erasure reaches.
+pub fn remove_scratch(folder: &Path) -> Result<(), NodeError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(NodeError::DataDir {
+            place: folder.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }

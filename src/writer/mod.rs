@@ -42,7 +42,7 @@ use uuid::Uuid;
 pub use claims::{ClaimBook, Claims};
 pub use office::{Running, start};
 pub(crate) use place::place;
-pub use takeover::{Options, Owned, Parts, TakeoverError};
+pub use takeover::{Options, Owned, Parts, TakeoverError, undestroyed};
 
 /// What is asked of an aggregate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

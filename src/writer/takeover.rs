@@ -17,8 +17,10 @@ use gatelog_projections::answers;
 use gatelog_projections::catch_up::{CatchUpError, check_ends};
 use gatelog_projections::folder::{Decoded, Folder, Member};
 use gatelog_projections::projection::Projection;
-use gatelog_projections::store::{Store, StoreError};
+use gatelog_projections::rebuild::{let_serve, table_for};
+use gatelog_projections::store::{Store, StoreError, Table};
 use gatelog_projections::subject_keys::SubjectKeys;
+use gatelog_projections::view::View;
 use gatelog_projections::{identifiers, logins, sessions, settings, users};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -177,7 +179,7 @@ impl Tenure {
         let n = parts.log.partitions();
         let mut members = Vec::with_capacity(projections.len());
         for projection in projections {
-            let table = gatelog_projections::rebuild::table_for(&parts.store, projection.as_ref())?;
+            let table = table_for(&parts.store, projection.as_ref())?;
             members.push(Member::open(&parts.store, projection.clone(), table, n)?);
         }
         let mut folder = Folder::new(parts.store.clone(), members);
@@ -190,17 +192,10 @@ impl Tenure {
         let lanes = lanes(&folder, &claims)?;
         for member in folder.members() {
             let (name, table) = (member.projection.name(), &member.mark.table);
-            let before = parts.store.active(name).filter(|before| before != table);
-            if before.is_some() || parts.store.active(name).is_none() {
-                parts.store.activate(name, table)?;
-            }
+            let_serve(&parts.store, name, table)?;
             parts
                 .views
                 .serve(name, table.clone(), member.mark.applied.clone());
-            // What an older version folded: erasures would not reach it.
-            if let Some(before) = before {
-                parts.store.drop_table(&before)?;
-            }
         }
         finish_erasures(parts)?;
         let others = starts_of_others(&folder, n, owned, &left_out);
@@ -376,23 +371,33 @@ fn finish_erasures(parts: &Parts) -> Result<(), TakeoverError> {
     let Some(table) = parts.views.table(users::NAME) else {
         return Ok(());
     };
-    let view = gatelog_projections::view::View {
-        store: &parts.store,
-        table: &table,
-        overlay: None,
-    };
-    for (tenant, user) in users::erased(view)? {
-        let is_there = match parts.keys.key(&tenant, user) {
-            Ok(KeyStatus::Present(_)) | Err(KeySourceError::Unreadable(_)) => true,
-            Ok(KeyStatus::Destroyed | KeyStatus::Missing) => false,
-            Err(e) => return Err(e.into()),
-        };
-        if is_there {
-            tracing::warn!(%user, "destroying the key of a user who was erased before");
-            parts.destroy_key(&tenant, user);
-        }
+    for (tenant, user) in undestroyed(&parts.store, &table, parts.keys.as_ref())? {
+        tracing::warn!(%user, "destroying the key of a user who was erased before");
+        parts.destroy_key(&tenant, user);
     }
     Ok(())
+}
+
+/// Users who were erased and whose keys are there, by the table of `users`.
+pub fn undestroyed(
+    store: &Store,
+    table: &Table,
+    keys: &dyn KeySource,
+) -> Result<Vec<(TenantId, UserId)>, TakeoverError> {
+    let view = View {
+        store,
+        table,
+        overlay: None,
+    };
+    let mut found = Vec::new();
+    for (tenant, user) in users::erased(view)? {
+        match keys.key(&tenant, user) {
+            Ok(KeyStatus::Present(_)) | Err(KeySourceError::Unreadable(_)) => found.push((tenant, user)),
+            Ok(KeyStatus::Destroyed | KeyStatus::Missing) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// From where the partitions of other nodes are to be read. What was left out is read like them: what was under way there

@@ -252,6 +252,23 @@ async fn class_erasure() {
             assert!(!contains(&bytes, needle), "{needle} is in {}", path.display());
         }
     }
+    // Nothing of it is folded yet by a node that is killed at once.
+    let node = home.serve(&[]).await;
+    let (gone, email) = others.swap_remove(7);
+    node.delete(&format!("/v1/users/{gone}"))
+        .admin()
+        .send()
+        .await
+        .expect(200);
+    node.kill();
+    let scratch = home.data().join("verify.tmp");
+    std::fs::create_dir(&scratch).unwrap();
+    std::fs::write(scratch.join("left"), &email).unwrap();
+    let compacted = home.command(&["compact"]).output().unwrap();
+    assert!(compacted.status.success());
+    for (path, bytes) in home.files() {
+        assert!(!contains(&bytes, &email), "{email} is in {}", path.display());
+    }
     let verified = home.command(&["verify"]).output().unwrap();
     assert!(
         verified.status.success(),

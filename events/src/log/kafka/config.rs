@@ -89,6 +89,8 @@ pub struct KafkaConfig {
     pub topic_prefix: String,
     /// Partitions of each topic, from 1. Fixed when the log is created.
     pub partitions: u16,
+    /// Whether topics that are missing are created. Who only reads is told that they are missing.
+    pub may_create: bool,
     /// Copies of each record, on as many brokers.
     pub replication_factor: u16,
     /// How many copies must be there before a record counts as durable (`min.insync.replicas`).
@@ -125,6 +127,7 @@ impl Default for KafkaConfig {
             bootstrap_servers: "localhost:9092".into(),
             topic_prefix: "gatelog.".into(),
             partitions: 64,
+            may_create: true,
             replication_factor: 3,
             min_insync_replicas: 2,
             activity_retention: Duration::from_secs(400 * DAY),

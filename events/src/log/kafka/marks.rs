@@ -3,6 +3,7 @@
 //! | key | value | for |
 //! |---|---|---|
 //! | `\0store/<UUID>` | what the store's first node said of itself | telling one store from another: the one with the lowest offset counts, for ever |
+//! | `\0copy` | `begun`, then `whole` | telling a log that is still being copied here |
 //! | `\0now` | empty | asking what time it is at the broker, and letting Kafka close a segment whose time has come |
 
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use crate::ids::{Offset, Partition};
 use crate::log::{AppendError, LogError};
 
 const STORE: &[u8] = b"\0store/";
+const COPY: &[u8] = b"\0copy";
+const BEGUN: &[u8] = b"begun";
+const WHOLE: &[u8] = b"whole";
 const NOW: &[u8] = b"\0now";
 /// Where the store's mark stands.
 const FIRST: Partition = Partition(0);
@@ -67,6 +71,36 @@ impl SubjectKeyTopic {
             }
         }
         Ok(None)
+    }
+
+    /// Says that a log will be copied into these topics, before anything of it is written. Blocks.
+    pub fn begin_copy(&self) -> Result<(), LogError> {
+        self.say_of_copy(BEGUN)
+    }
+
+    /// Says that all of it is there. Blocks.
+    pub fn end_copy(&self) -> Result<(), LogError> {
+        self.say_of_copy(WHOLE)
+    }
+
+    fn say_of_copy(&self, value: &[u8]) -> Result<(), LogError> {
+        let written = block_on(self.put(FIRST, COPY, value));
+        written.map(drop).map_err(|e| self.not_written(e))
+    }
+
+    /// Whether a copy was begun here that has not ended. Blocks.
+    pub fn is_half_copied(&self) -> Result<bool, LogError> {
+        let mut begun = false;
+        for record in self.read_partition(FIRST, 0)? {
+            let record = record?;
+            if record.key == COPY {
+                begun = record.value.as_deref() == Some(BEGUN);
+            } else if !record.is_mark() && !begun {
+                // It is said before any key is written. Once compaction has taken that away, the copy has ended.
+                return Ok(false);
+            }
+        }
+        Ok(begun)
     }
 
     /// Writes a record that says nothing. Once it is acknowledged, [`super::KafkaLog::clock_skew`] is of now; and if the

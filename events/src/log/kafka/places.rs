@@ -106,7 +106,7 @@ impl Topics {
         {
             tracing::error!(
                 "topic {} has {partitions} partitions now, but partitions is {}: a node will not start like this. Each user has \
-                 a place by that number, so this node goes on with those it knows; copy the log to new topics",
+                 a place by that number, so this node goes on with those it knows. Bring the topic back as it was, with its offsets, from a backup",
                 self.name(topic),
                 self.partitions
             );

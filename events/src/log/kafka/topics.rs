@@ -151,6 +151,10 @@ pub(super) async fn ensure(
     let found = metadata(query, config.request_timeout).await?;
     for topic in Topic::ALL {
         if !found.iter().any(|t| t.name == topics.name(topic)) {
+            if !config.may_create {
+                let what = "it does not exist. Is the prefix right (kafka_topic_prefix)? A node creates what is missing";
+                return Err(mismatch(format!("topic {}", topics.name(topic)), what));
+            }
             create(config, topics, topic, &admin).await?;
         }
     }
@@ -309,7 +313,7 @@ fn check_layout(config: &KafkaConfig, found: &Layout) -> Result<(), LogError> {
             place,
             format!(
                 "it has {} partitions, but partitions is {}: each user has a place by that number, so it cannot \
-                 change. Set partitions to {}, or copy the log to new topics",
+                 change. Set partitions to {}; or, for another store, choose another topic prefix",
                 found.partitions, config.partitions, found.partitions
             ),
         ));
