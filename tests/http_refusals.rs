@@ -450,3 +450,78 @@ async fn a_connection_on_which_no_request_comes_is_closed() {
     drop(stream);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_not_for_the_taking() {
+    let server = Server::start().await;
+    let with_plan =
+        |plan: &str| json!({"email": format!("{plan}@example.com"), "password": PASSWORD, "plan": plan});
+    let refused = server
+        .post("/v1/registrations")
+        .json(&with_plan("enterprise"))
+        .send()
+        .await
+        .problem(422, "invalid-input");
+    assert_eq!(refused.body["errors"][0]["field"], "plan");
+    let free = server.post("/v1/registrations").json(&with_plan("free"));
+    free.send().await.expect(201);
+    let call = server.post("/v1/registrations").admin();
+    call.json(&with_plan("enterprise")).send().await.expect(201);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_tokens_fits_into_them() {
+    let server = Server::start().await;
+    let many = |n: usize, length: usize| -> Vec<String> {
+        (0..n)
+            .map(|i| format!("{i:03}{}", "e".repeat(length - 3)))
+            .collect()
+    };
+    let define = async |entitlements: Vec<String>| {
+        let plan = json!({"rank": 0, "entitlements": entitlements});
+        let call = server.put("/v1/settings/plans/free").admin().json(&plan);
+        call.send().await
+    };
+    define(many(100, 64)).await.problem(422, "invalid-input");
+    define(many(31, 64)).await.expect(200);
+    let id = server.register("ada@example.com").await;
+    let grant = async |role: &str| {
+        let call = server.put(&format!("/v1/users/{id}/roles/{role}")).admin();
+        call.send().await
+    };
+    for role in many(31, 64) {
+        grant(&role).await.expect(200);
+    }
+    let refused = grant(&"r".repeat(64)).await.problem(422, "invalid-input");
+    assert_eq!(refused.body["errors"][0]["field"], "role");
+    // One that is there already is there already.
+    grant(&many(31, 64)[0]).await.expect(200);
+    server.login("ada@example.com", PASSWORD).await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_of_the_right_kind() {
+    let server = Server::start().await;
+    let id = server.register("ada@example.com").await;
+    // An erasure whose answer was lost.
+    let erase = async || {
+        let call = server.delete(&format!("/v1/users/{id}")).admin();
+        let answer = call.with("idempotency-key", "erase-1").send().await.expect(200);
+        answer.text("position").to_owned()
+    };
+    assert_eq!(erase().await, erase().await);
+    let other = server.register("other@example.com").await;
+    let nobody = uuid::Uuid::from_u128(42);
+    let unlock = server.delete(&format!("/v1/users/{nobody}/lock")).admin();
+    unlock.send().await.problem(404, "user-not-found");
+    // What is no key and no token is told so, and not waited with.
+    let call = server.get(&format!("/v1/users/{other}")).auth("nonsense");
+    let far = call.with("gatelog-min-position", "identity:0:18446744073709551615");
+    far.send().await.problem(401, "invalid-token");
+    let scopes = json!({"name": "k", "scopes": ["feeds:read:News letter"]});
+    let call = server.post("/v1/api-keys").admin().json(&scopes);
+    call.send().await.problem(422, "invalid-input");
+    server.stop().await;
+}

@@ -88,7 +88,7 @@ impl Policy {
         }
         let folded = password.to_lowercase();
         let folded = folded.trim();
-        if is_regular(folded) {
+        if is_regular(folded) || is_regular(&password) || folded.is_empty() {
             return Err(PolicyViolation::Repetitive);
         }
         if is_common(folded) {
@@ -336,6 +336,9 @@ mod tests {
             "йцукенгшщзфывапро",
             "1212121112221212",
             "987654321098765",
+            "               ",
+            "　　　　　　　　　　　　　　　",
+            "xyq            ",
         ] {
             assert_eq!(nist(password), Err(PolicyViolation::Repetitive), "{password}");
         }

@@ -94,6 +94,9 @@ pub enum TokenError {
     NotYetValid,
     #[error("no token could be signed")]
     Signing,
+    /// Of this user's roles and entitlements.
+    #[error("a token would be longer than 8 KiB; take roles or entitlements away")]
+    Oversize,
 }
 
 /// Issues and verifies access tokens. What was verified is remembered, for a signature costs more than a read does.
@@ -150,7 +153,7 @@ impl Tokens {
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLong);
+            return Err(TokenError::Oversize);
         }
         Ok(token)
     }

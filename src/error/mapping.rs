@@ -288,7 +288,7 @@ impl From<RetryAfter> for Problem {
 impl From<TokenError> for Problem {
     fn from(e: TokenError) -> Self {
         match e {
-            TokenError::Signing => Problem::internal(&e),
+            TokenError::Signing | TokenError::Oversize => Problem::internal(&e),
             _ => invalid_token(),
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
-use gatelog_events::clock;
+use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::commit::Subject;
+use gatelog_events::domain::identifier::CLAIM_TTL;
 use gatelog_events::domain::{Actor, session};
 use gatelog_events::ids::{CommitId, Offset, Partition, Position, Shard, Stream};
 use gatelog_projections::answers;
@@ -184,6 +185,12 @@ fn commit_id(mac: [u8; 32]) -> CommitId {
 /// The id of the commit that follows another one of the same request.
 pub fn next_commit_id(app: &App, first: CommitId) -> CommitId {
     commit_id(app.mac("idempotency-next", &[first.as_bytes()]))
+}
+
+/// The id of the claim that comes before a commit; another one when so much time has passed that the claim is made anew.
+pub fn claim_commit_id(app: &App, first: CommitId, now: Timestamp) -> CommitId {
+    let period = now.millis() / (CLAIM_TTL.as_millis() as i64 / 4);
+    commit_id(app.mac("idempotency-claim", &[first.as_bytes(), &period.to_be_bytes()]))
 }
 
 /// Whether the request of this commit id was answered before.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::codec;
 use gatelog_events::commit::{Commit, Recorded};
+use gatelog_events::domain::user::UserEvent;
 use gatelog_events::domain::{Event, user};
 use gatelog_events::ids::{CommitId, EventId, Partition, Position, Stream};
 use gatelog_events::log::{Record, RecordHeader, RecordKind};
@@ -47,6 +48,9 @@ impl Decider {
             Some(id) => id,
             None => CommitId(self.time_ordered_id(now)?),
         };
+        let erases = |e: &Recorded| matches!(e.event, Event::User(UserEvent::Erased(_)));
+        // The key is gone when the same is asked again, and what an erasure says gives nobody away.
+        let tag_key = key.as_ref().filter(|_| !recorded.iter().any(erases));
         Ok(Commit {
             id,
             tenant: request.tenant.clone(),
@@ -58,7 +62,7 @@ impl Decider {
             request_tag: request
                 .idempotency
                 .as_ref()
-                .map(|i| request_tag(key.as_ref(), &i.request)),
+                .map(|i| request_tag(tag_key, &i.request)),
             events: recorded,
             erased: false,
         })

@@ -13,7 +13,7 @@ use gatelog_projections::settings;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::api_keys::{NewApiKey, Scope};
+use crate::auth::api_keys::{NewApiKey, ONE_FEED, Scope};
 use crate::error::{Kind, Problem};
 use crate::http::app::App;
 use crate::http::ask::{Ask, MinPosition};
@@ -31,9 +31,11 @@ pub struct KeyInput {
     /// What it is for, for people.
     pub name: String,
     /// What it may do.
-    #[schema(example = json!(["users:read"]))]
+    #[schema(example = json!(["users:read"]), min_items = 1, max_items = 100)]
     pub scopes: BTreeSet<String>,
 }
+
+const MAX_SCOPES: usize = 100;
 
 impl KeyInput {
     /// The scopes that it names.
@@ -42,6 +44,12 @@ impl KeyInput {
         check.text("name", &self.name);
         if self.scopes.is_empty() {
             check.wrong("scopes", "Name at least one scope.");
+        }
+        if self.scopes.len() > MAX_SCOPES {
+            check.wrong("scopes", "Name at most 100.");
+        }
+        for feed in self.scopes.iter().filter_map(|s| s.strip_prefix(ONE_FEED)) {
+            check.name("scopes", feed);
         }
         let scopes: Option<Vec<Scope>> = self.scopes.iter().map(|s| Scope::parse(s)).collect();
         if scopes.is_none() {

@@ -46,7 +46,7 @@ pub struct Registration {
     #[serde(default)]
     #[schema(value_type = std::collections::HashMap<String, String>)]
     pub profile: Entries<String>,
-    /// A plan of the catalogue; its lowest if absent.
+    /// A plan of the catalogue; its lowest if absent. A visitor can name no other.
     pub plan: Option<String>,
     #[serde(default)]
     #[schema(value_type = Vec<RegistrationConsent>)]
@@ -119,7 +119,7 @@ pub async fn register(
     let user = UserId::new(clock::now(), shard, random()?);
 
     // The writer decides. This spares it, the hash pool and the store of keys what is lost already.
-    decide_ahead(&app, &register)?;
+    decide_ahead(&app, &register, visitor)?;
     if is_taken(&app, &email)? && !is_retry(&app, &ask, caller.as_ref(), user)? {
         return Err(taken(&app, &ask, visitor));
     }
@@ -223,7 +223,7 @@ pub(in crate::http) fn check(
 }
 
 /// Whether the plan and the consents are acceptable, by the settings as they are now.
-fn decide_ahead(app: &App, register: &Register) -> Result<(), Problem> {
+fn decide_ahead(app: &App, register: &Register, visitor: bool) -> Result<(), Problem> {
     let settings = app.node.views.settings(app.tenant())?;
     if settings.version == 0 {
         return Err(WriteError::Unavailable {
@@ -237,7 +237,19 @@ fn decide_ahead(app: &App, register: &Register) -> Result<(), Problem> {
     };
     let command = user::Command::Register(register.clone());
     user::decide(&user::User::default(), true, command, &context)?;
-    Ok(())
+    let default = settings.default_plan();
+    match &register.plan {
+        // What a plan entitles to is not for the taking.
+        Some(plan) if visitor && plan != default => {
+            let only = format!(
+                "Leave it out, or name {default}: for another plan an API key with registrations:write registers."
+            );
+            let mut check = Check::new();
+            check.wrong("plan", only);
+            check.done()
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_taken(app: &App, email: &Email) -> Result<bool, Problem> {

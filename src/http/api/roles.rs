@@ -7,6 +7,7 @@ use gatelog_events::domain::{session, user};
 use gatelog_events::ids::UserId;
 use serde::Deserialize;
 
+use super::existing;
 use crate::auth::api_keys::Scope;
 use crate::auth::throttle::Key;
 use crate::error::Problem;
@@ -70,8 +71,31 @@ async fn change(
     let mut check = Check::new();
     check.name("role", &role);
     check.done()?;
-    let command = Command::User(command(role));
+    let command = command(role);
+    if let user::Command::GrantRole { role } = &command {
+        fits(&*app.node.views.user(app.tenant(), id)?, role)?;
+    }
+    let command = Command::User(command);
     done(&ask.submit(app, caller, Subject::User(id), command, &[]).await?)
+}
+
+/// All roles of a user stand in each access token, which proxies must take.
+const MAX_ROLES: usize = 100;
+const MAX_ROLE_BYTES: usize = 2000;
+
+fn fits(user: &user::User, role: &str) -> Result<(), Problem> {
+    if user.roles.contains(role) {
+        return Ok(());
+    }
+    let bytes: usize = user.roles.iter().map(String::len).sum();
+    let mut check = Check::new();
+    if user.roles.len() >= MAX_ROLES || bytes + role.len() > MAX_ROLE_BYTES {
+        check.wrong(
+            "role",
+            "A user has at most 100 roles, and 2000 bytes in all. Take others away first.",
+        );
+    }
+    check.done()
 }
 
 /// Whether a user may sign in.
@@ -140,6 +164,7 @@ pub async fn unlock(
     ask: Ask,
 ) -> Result<Response, Problem> {
     caller.needs(Scope::UsersWrite)?;
+    existing(&app, id)?;
     let command = Command::Session(session::Command::Unlock { reason: None });
     let outcome = ask.submit(&app, &caller, Subject::User(id), command, &[]).await?;
     if let Some(email) = &app.node.views.user(app.tenant(), id)?.email {

@@ -22,6 +22,8 @@ use crate::http::reply::{Done, done, ok};
 use crate::writer::Command;
 
 const MAX_ENTITLEMENTS: usize = 100;
+/// They stand in each access token, which proxies must take.
+const MAX_ENTITLEMENT_BYTES: usize = 2000;
 const MAX_NOTICE_CHARS: usize = 20_000;
 const MAX_URL: usize = 2048;
 
@@ -30,6 +32,7 @@ const MAX_URL: usize = 2048;
 #[serde(deny_unknown_fields)]
 pub struct PlanDefinition {
     /// Orders plans: a change to a higher rank is an upgrade. New users get the plan of lowest rank.
+    #[schema(value_type = u64, maximum = 4_294_967_295_u32)]
     pub rank: u32,
     /// What it entitles to.
     #[serde(default)]
@@ -44,8 +47,9 @@ impl PlanDefinition {
         for (i, entitlement) in self.entitlements.iter().enumerate() {
             check.name(format!("entitlements[{i}]"), entitlement);
         }
-        if self.entitlements.len() > MAX_ENTITLEMENTS {
-            check.wrong("entitlements", "There may be at most 100.");
+        let bytes: usize = self.entitlements.iter().map(String::len).sum();
+        if self.entitlements.len() > MAX_ENTITLEMENTS || bytes > MAX_ENTITLEMENT_BYTES {
+            check.wrong("entitlements", "There may be at most 100, and 2000 bytes in all.");
         }
         check.done()?;
         Ok(PlanDefined {

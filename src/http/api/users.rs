@@ -20,7 +20,7 @@ use super::existing;
 use crate::auth::api_keys::Scope;
 use crate::error::{Kind, Problem, email_error};
 use crate::http::app::App;
-use crate::http::ask::{Ask, MinPosition, next_commit_id};
+use crate::http::ask::{Ask, MinPosition, claim_commit_id, next_commit_id};
 use crate::http::body::{Entries, Json};
 use crate::http::caller::Caller;
 use crate::http::check::Check;
@@ -197,7 +197,8 @@ pub async fn find(
 }
 
 /// Changes of a profile (RFC 7396): a value replaces, null removes, what is absent stays.
-#[derive(utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // describes what `ProfileChange` reads
 pub struct ProfileChanges {
     given_name: Option<String>,
@@ -323,9 +324,12 @@ async fn change_email(
     let subject = Subject::User(id);
     let mut claimed = None;
     if !user.has_email(&email) {
-        let outcome = ask
-            .submit(app, caller, subject, Command::Claim(email.clone()), raw)
-            .await?;
+        let mut request = ask.request(app, Some(caller), subject, Command::Claim(email.clone()), raw);
+        if let Some(idempotency) = &mut request.idempotency {
+            // A claim that was made long ago has expired, so that a retry must not get its answer.
+            idempotency.commit_id = claim_commit_id(app, idempotency.commit_id, clock::now());
+        }
+        let outcome = app.node.router.submit(request).await?;
         claimed = Some(outcome.answer.position());
     }
     let command = Command::User(user::Command::ChangeEmail { email });
