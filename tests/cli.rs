@@ -150,6 +150,9 @@ fn row(n: usize) -> Value {
 /// Writes rows and imports them; the counts and the exit status.
 fn import(dir: &Path, rows: &[String]) -> (Value, Option<i32>) {
     std::fs::write(dir.join("users.ndjson"), rows.join("\n")).unwrap();
+    let itself = run(dir, &["import", "users.ndjson", "--rejects", "./users.ndjson"]);
+    assert_eq!(itself.status.code(), Some(2), "{}", stderr(&itself));
+    assert_ne!(std::fs::read_to_string(dir.join("users.ndjson")).unwrap(), "");
     let args = ["import", "users.ndjson", "--rejects", "rejects.ndjson", "--json"];
     let output = run(dir, &args);
     let counts = serde_json::from_slice(&output.stdout)

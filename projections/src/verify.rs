@@ -20,6 +20,9 @@ use crate::view::describe_key;
 /// Rows compared between two looks at both tables.
 const PAGE: usize = 4096;
 
+/// Differences that are kept: where all differ, what matters is how many.
+pub const LISTED: usize = 1000;
+
 /// How a row differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Difference {
@@ -49,6 +52,8 @@ pub struct Report {
     pub rows: Vec<(&'static str, u64)>,
     /// Read models that were not compared: retention has cut off some of what they were folded from.
     pub not_compared: Vec<&'static str>,
+    /// How many rows differ, of which [`LISTED`] are in the list.
+    pub differences: u64,
     pub findings: Vec<Finding>,
     /// Positions at which a fold stopped, with the reason.
     pub stopped: Vec<String>,
@@ -57,7 +62,7 @@ pub struct Report {
 impl Report {
     /// Whether nothing differs of what was compared, and no fold stopped.
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty() && self.stopped.is_empty()
+        self.differences == 0 && self.stopped.is_empty()
     }
 }
 
@@ -122,7 +127,12 @@ pub fn verify(
             name,
             (store, &old.mark.table),
             (&fresh_store, &new.mark.table),
-            &mut report.findings,
+            |finding| {
+                report.differences += 1;
+                if report.findings.len() < LISTED {
+                    report.findings.push(finding);
+                }
+            },
         )?;
         report.rows.push((name, rows));
     }
@@ -154,7 +164,7 @@ fn compare(
     projection: &'static str,
     view: Side<'_>,
     log: Side<'_>,
-    findings: &mut Vec<Finding>,
+    mut found: impl FnMut(Finding),
 ) -> Result<u64, StoreError> {
     let (mut a, mut b) = (Rows::new(view), Rows::new(log));
     let (mut x, mut y) = (a.next()?, b.next()?);
@@ -170,7 +180,7 @@ fn compare(
         };
         rows += 1;
         if let Some(difference) = difference {
-            findings.push(Finding {
+            found(Finding {
                 projection,
                 difference,
                 row: describe_key(&key).into_owned(),

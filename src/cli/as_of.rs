@@ -86,8 +86,12 @@ pub fn run(config: &Config, user: UserId, until: Timestamp) -> Result<(), Failur
         codec::open(&mut commit, keys.as_ref()).map_err(|e| at_position(at, &e))?;
         states.fold(&commit, user, until);
     }
-    if states.user.version == 0 {
-        return Err(Failure::Other(format!("there was no user {user} at {until}")));
+    if !states.user.exists() {
+        let what = match states.user.version {
+            0 => "there was no user",
+            _ => "erased by then was user",
+        };
+        return Err(Failure::Other(format!("{what} {user} at {until}")));
     }
     let body = UserBody::new(
         user,

@@ -128,6 +128,7 @@ fn as_json(report: &Report, bytes: u64, views: &[View]) -> serde_json::Value {
         "rows": rows,
         "not_compared": report.not_compared,
         "views": views,
+        "rows_that_differ": report.differences,
         "differences": findings,
         "stopped": report.stopped,
     })
@@ -135,11 +136,15 @@ fn as_json(report: &Report, bytes: u64, views: &[View]) -> serde_json::Value {
 
 fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "log: {} records, {bytes} bytes, all as written",
-        report.records
-    )?;
+    // Kafka checks its own bytes; what was read of it came with the right checksums.
+    match bytes {
+        0 => writeln!(out, "log: {} records", report.records)?,
+        _ => writeln!(
+            out,
+            "log: {} records, {bytes} bytes, all as written",
+            report.records
+        )?,
+    }
     for (name, rows) in &report.rows {
         writeln!(out, "{name}: {rows} rows compared")?;
     }
@@ -155,8 +160,8 @@ fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
         let difference = format!("{:?}", f.difference).to_lowercase();
         writeln!(out, "DIFFERENCE in {}: {} is {difference}", f.projection, f.row)?;
     }
-    if report.findings.len() > LISTED {
-        writeln!(out, "… and {} more", report.findings.len() - LISTED)?;
+    if report.differences > LISTED as u64 {
+        writeln!(out, "… and {} more", report.differences - LISTED as u64)?;
     }
     for place in &report.stopped {
         writeln!(out, "STOPPED at {place}")?;
@@ -173,7 +178,7 @@ fn tell(report: &Report, bytes: u64) -> Result<(), Failure> {
         writeln!(
             out,
             "{} differences. `gatelog projections rebuild NAME` builds a read model anew{but}.",
-            report.findings.len() + report.stopped.len()
+            report.differences + report.stopped.len() as u64
         )?;
     }
     Ok(())

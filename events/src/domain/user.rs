@@ -152,6 +152,11 @@ pub enum Status {
     Erased,
 }
 
+/// Roles of a user, at the most, and their bytes in all: they stand in each access token, which proxies must take.
+pub const MAX_ROLES: usize = 100;
+/// See [`MAX_ROLES`].
+pub const MAX_ROLE_BYTES: usize = 2000;
+
 /// A user as the events so far make them. Version 0 is a user that does not exist.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct User {

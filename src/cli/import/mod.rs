@@ -15,6 +15,7 @@ mod source;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,8 +59,10 @@ pub struct Args {
 const FORMAT: &str = r#"A row: {"email", "password_hash"?, "email_verified"?, "created_at"?, "locale"?, "profile"?: {"given_name", …},
   "plan"?, "roles"?: […], "disabled"?, "external_id"?,
   "consents"?: [{"purpose", "channel", "granted", "notice": {"id", "version", "language"}, "time"?}]}
+The choice of a consent counts from created_at on, or from now where that is absent; its time is kept as a note of evidence.
 Hashes: Argon2, bcrypt, scrypt, PBKDF2 and other common forms; they are renewed at the next login.
-A second run goes on where the first ended, or near its first rejected row, and never duplicates.
+A second run goes on where the first ended, or near its first rejected row. Rows are known by their addresses: none is
+imported twice, but for who changed theirs or was erased since.
 The node must not be running meanwhile.
 The log must be the embedded one; `gatelog log copy` moves it to Kafka afterwards."#;
 
@@ -98,8 +101,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut file = File::open(&args.file)
         .map_err(|e| Failure::Usage(format!("{} cannot be read: {e}", args.file.display())))?;
     let mark = bookmark::path(&config.data_dir, &args.file);
-    let rejects = Rejects::open(args.rejects.as_deref())?;
     let started = Started::open(config)?;
+    // Only now: what an earlier run rejected stays where this one cannot begin.
+    let rejects = Rejects::open(args.rejects.as_deref(), &file)?;
     let found = futures::executor::block_on(store(&started.node))?;
     let begun = Bookmark::load(&mark, &mut file, &found);
     let import = Import {
@@ -160,10 +164,17 @@ struct Rejects(Box<dyn Write + Send>);
 
 impl Rejects {
     /// A file is begun anew: no earlier run goes past a row that it rejected, so each is told again.
-    fn open(path: Option<&Path>) -> Result<Self, Failure> {
+    fn open(path: Option<&Path>, input: &File) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(Self(Box::new(std::io::stderr())));
         };
+        let of = |found: std::fs::Metadata| (found.dev(), found.ino());
+        if std::fs::metadata(path).is_ok_and(|there| input.metadata().is_ok_and(|it| of(there) == of(it))) {
+            return Err(Failure::Usage(format!(
+                "--rejects names {}, which is the file to import; name another",
+                path.display()
+            )));
+        }
         let file = File::create(path)
             .map_err(|e| Failure::Usage(format!("{} cannot be written: {e}", path.display())))?;
         Ok(Self(Box::new(BufWriter::new(file))))

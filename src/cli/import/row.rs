@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatelog_events::clock::Timestamp;
 use gatelog_events::domain::consent::{ConsentChange, Evidence, LawfulBasis, Method, NoticeRef, SetConsent};
 use gatelog_events::domain::profile::{Profile, ProfileField, check_text};
-use gatelog_events::domain::user::{Origin, Register};
+use gatelog_events::domain::user::{self, Origin, Register};
 use gatelog_events::email::Email;
 use serde::Deserialize;
 
@@ -86,7 +86,17 @@ pub fn check(line: &[u8], now: Timestamp) -> Result<Checked, Problem> {
     row.locale.as_deref().map_or(Ok(()), |l| language("locale", l))?;
     row.plan.as_deref().map_or(Ok(()), |p| name("plan", p))?;
     row.roles.iter().try_for_each(|role| name("roles", role))?;
-    let consents = consents(row.consents)?;
+    let bytes: usize = row.roles.iter().map(String::len).sum();
+    if row.roles.len() > user::MAX_ROLES || bytes > user::MAX_ROLE_BYTES {
+        return Err(Problem::new(
+            "roles",
+            "a user has at most 100, and 2000 bytes in all",
+        ));
+    }
+    if row.consents.len() > MAX_CONSENTS {
+        return Err(Problem::new("consents", "there may be at most 100"));
+    }
+    let consents = consents(row.consents, now)?;
     let register = Register {
         origin: Origin::Import,
         email: email.clone(),
@@ -106,7 +116,10 @@ pub fn check(line: &[u8], now: Timestamp) -> Result<Checked, Problem> {
     })
 }
 
-fn consents(rows: Vec<Consent>) -> Result<Vec<SetConsent>, Problem> {
+/// With roles and all else that a row says they fit into one commit.
+const MAX_CONSENTS: usize = 100;
+
+fn consents(rows: Vec<Consent>, now: Timestamp) -> Result<Vec<SetConsent>, Problem> {
     let mut all = Vec::with_capacity(rows.len());
     for (i, c) in rows.into_iter().enumerate() {
         let field = |name: &str| format!("consents[{i}].{name}");
@@ -116,6 +129,9 @@ fn consents(rows: Vec<Consent>) -> Result<Vec<SetConsent>, Problem> {
             check_text(text).map_err(|e| Problem::new(field(at), e))?;
         }
         language(field("notice.language"), &c.notice.language)?;
+        if c.time.is_some_and(|t| t > now) {
+            return Err(Problem::new(field("time"), "it lies in the future"));
+        }
         all.push(SetConsent {
             granted: c.granted,
             change: ConsentChange {
@@ -254,6 +270,31 @@ mod tests {
             let found = problem(line);
             assert_eq!(found.field, field, "{line}: {found:?}");
             assert!(!found.problem.contains("secret"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_fits_into_a_commit_and_a_token() {
+        let consent = r#"{"purpose":"p","channel":"email","granted":true,
+            "notice":{"id":"n","version":"1","language":"de"},"time":"2001-01-01T00:00:00Z"}"#;
+        let row = |roles: usize, length: usize, consents: usize, time: &str| {
+            let roles: Vec<_> = (0..roles).map(|i| format!("\"{i:0length$}\"")).collect();
+            let consents = vec![consent.replace("2001", time); consents];
+            let line = format!(
+                r#"{{"email":"a@b.test","roles":[{}],"consents":[{}]}}"#,
+                roles.join(","),
+                consents.join(",")
+            );
+            check(line.as_bytes(), Timestamp::from_millis(1_000_000_000_000)).map_err(|e| e.field)
+        };
+        assert!(row(100, 20, 100, "2001").is_ok());
+        for (roles, length, consents, time, field) in [
+            (101, 3, 0, "2001", "roles"),
+            (32, 64, 0, "2001", "roles"),
+            (0, 1, 101, "2001", "consents"),
+            (0, 1, 2, "2999", "consents[0].time"),
+        ] {
+            assert_eq!(row(roles, length, consents, time).err().unwrap(), field);
         }
     }
 }

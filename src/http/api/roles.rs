@@ -79,17 +79,13 @@ async fn change(
     done(&ask.submit(app, caller, Subject::User(id), command, &[]).await?)
 }
 
-/// All roles of a user stand in each access token, which proxies must take.
-const MAX_ROLES: usize = 100;
-const MAX_ROLE_BYTES: usize = 2000;
-
-fn fits(user: &user::User, role: &str) -> Result<(), Problem> {
-    if user.roles.contains(role) {
+fn fits(known: &user::User, role: &str) -> Result<(), Problem> {
+    if known.roles.contains(role) {
         return Ok(());
     }
-    let bytes: usize = user.roles.iter().map(String::len).sum();
+    let bytes: usize = known.roles.iter().map(String::len).sum();
     let mut check = Check::new();
-    if user.roles.len() >= MAX_ROLES || bytes + role.len() > MAX_ROLE_BYTES {
+    if known.roles.len() >= user::MAX_ROLES || bytes + role.len() > user::MAX_ROLE_BYTES {
         check.wrong(
             "role",
             "A user has at most 100 roles, and 2000 bytes in all. Take others away first.",
