@@ -8,8 +8,8 @@ use super::seal::Seal;
 
 /// The form of the bytes; another one gets another number.
 const FORM: u8 = 3;
-/// Longest text that is looked at: some 1,000 partitions.
-const MAX_TEXT: usize = 32 * 1024;
+/// Longest text that is looked at: what fits into the head of a request. Some 2,000 partitions.
+const MAX_TEXT: usize = 60 * 1024;
 
 /// How far a consumer has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +56,9 @@ impl Cursor {
     pub fn owing(mut self, before: Option<Lane>) -> Self {
         if let (Some(lane), Some(before)) = (self.lanes.first_mut(), before) {
             lane.withdrawals = lane.withdrawals.min(before.withdrawals);
+            // Whoever is told of a withdrawal must hear of what was granted again after it.
+            lane.identity = lane.identity.min(before.identity);
             if let Some(snapshot) = &mut lane.snapshot {
-                lane.identity = lane.identity.min(before.identity);
                 snapshot.end = lane.identity;
             }
         }
@@ -169,7 +170,7 @@ mod tests {
         let cases = [
             (None, None, lane(None, 90, 90)),
             (everyone, None, lane(everyone, 90, 90)),
-            (None, before, lane(None, 90, 40)),
+            (None, before, lane(None, 30, 40)),
             (
                 everyone,
                 before,

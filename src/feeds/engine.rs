@@ -477,8 +477,11 @@ impl Engine<'_> {
     }
 
     fn state(&self, id: UserId, user: &User) -> Record {
+        // A version of the feed with other fields says something else of the same state.
+        let fields: Vec<_> = self.definition.fields.iter().map(|f| f.name()).collect();
+        let fields = fields.join(",");
         Record {
-            id: self.keys.snapshot(self.scope(), id, user.version),
+            id: self.keys.snapshot(self.scope(), id, user.version, &fields),
             kind: SNAPSHOT.into(),
             subject: self.keys.subject(self.scope(), id),
             time: None,
@@ -492,6 +495,8 @@ impl Engine<'_> {
     }
 
     fn happened(&self, id: UserId, user: &User, event: &Happened, as_state: bool) -> Record {
+        // A dead letter may be of a version that named more.
+        let as_state = as_state || !self.definition.events.contains(&*event.kind);
         Record {
             id: self.keys.record(self.scope(), event.id),
             kind: if as_state {

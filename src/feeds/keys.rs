@@ -35,9 +35,10 @@ impl FeedKeys {
         self.name("record", scope, &[event.as_bytes()])
     }
 
-    /// The id of the record of a user's state in a snapshot.
-    pub fn snapshot(&self, scope: Scope<'_>, user: UserId, version: u64) -> Uuid {
-        self.name("snapshot", scope, &[user.as_bytes(), &version.to_be_bytes()])
+    /// The id of the record of a user's state in a snapshot, with these fields.
+    pub fn snapshot(&self, scope: Scope<'_>, user: UserId, version: u64, fields: &str) -> Uuid {
+        let parts = [user.as_bytes(), &version.to_be_bytes()[..], fields.as_bytes()];
+        self.name("snapshot", scope, &parts)
     }
 
     /// The secret that signs what is posted to a webhook. It is derived, so that it is kept nowhere; a rotation counts

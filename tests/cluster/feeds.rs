@@ -349,3 +349,51 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
     cluster.start_node(1).await;
     cluster.verify();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stood_still_posts_nothing_of_who_withdrew_meanwhile() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let environment = [
+        ("GATELOG_WEBHOOK_NETWORKS", "127.0.0.0/8"),
+        ("GATELOG_WEBHOOK_PLAIN_HTTP", "true"),
+    ];
+    let cluster = Cluster::start_with(&bootstrap, "still.", 2, &environment).await;
+    cluster.until_shared_out().await;
+    let definition = json!({"purpose": "newsletter", "fields": ["email"]});
+    let (status, body, _) = cluster
+        .ask(0, "PUT", "/v1/feeds/marketing", Some(&definition), "define")
+        .await;
+    assert_eq!(status, 200, "{body}");
+    let receiver = Receiver::start().await;
+    let hook = json!({"url": receiver.url});
+    let path = "/v1/feeds/marketing/webhooks/crm";
+    let (status, body, _) = cluster.ask(1, "PUT", path, Some(&hook), "hook").await;
+    assert_eq!(status, 200, "{body}");
+    receiver.trust(&[body["secret"].as_str().unwrap()]);
+    // Each node has much to post once the receiver takes it.
+    receiver.answer("", 500);
+    let mut users = Vec::new();
+    for i in 0..40 {
+        users.push(register(&cluster, 1, &format!("user.{i}@example.com")).await);
+    }
+    receiver.until("attempts", |r| r.attempts() >= 10).await;
+    cluster.node(0).signal("STOP");
+    receiver.answer_well();
+    let words = || cluster.words();
+    receiver
+        .until_or("everyone", |r| r.emails().len() == users.len(), words)
+        .await;
+    for (i, user) in users.iter().enumerate() {
+        let path = format!("/v1/users/{user}/consents/newsletter");
+        let (status, body, _) = cluster
+            .ask(1, "PUT", &path, Some(&consent(false)), &format!("w {i}"))
+            .await;
+        assert_eq!(status, 200, "{body}");
+    }
+    receiver.until("nobody", |r| r.emails().is_empty()).await;
+    cluster.node(0).signal("CONT");
+    // Whatever waited for another attempt is due.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(receiver.emails(), Vec::<String>::new(), "{}", cluster.words());
+    cluster.verify();
+}

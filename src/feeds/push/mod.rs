@@ -15,8 +15,9 @@ pub(crate) mod vendor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use gatelog_events::clock;
 use gatelog_events::domain::feed::{TOPIC, Topic};
 use gatelog_events::domain::tenant::Settings;
 use gatelog_events::domain::webhook::Webhook;
@@ -38,6 +39,9 @@ use crate::writer::Owned;
 
 /// How often it is looked whether lanes must begin or end, where nothing says so.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// When it is tried again to make use of a webhook that could not be used: what it names may be there by then.
+const ANOTHER_TRY: Duration = Duration::from_secs(60);
 
 /// Which lane: a webhook as it is set now, and a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,6 +72,8 @@ pub struct Pushes {
     lanes: HashMap<Key, Running>,
     endpoints: HashMap<(String, String), Arc<Endpoint>>,
     outlets: HashMap<String, Arc<OnceCell<Outlet>>>,
+    /// Webhooks that cannot be used as they are, and when that was found.
+    unusable: HashMap<(String, String), (Webhook, Instant)>,
 }
 
 impl Pushes {
@@ -78,6 +84,7 @@ impl Pushes {
             lanes: HashMap::new(),
             endpoints: HashMap::new(),
             outlets: HashMap::new(),
+            unusable: HashMap::new(),
         }
     }
 
@@ -192,15 +199,21 @@ impl Pushes {
         if let Some(endpoint) = self.endpoints.get(&name) {
             return Some(endpoint.clone());
         }
+        let tried = self.unusable.get(&name);
+        if tried.is_some_and(|(as_was, at)| as_was == webhook && at.elapsed() < ANOTHER_TRY) {
+            return None;
+        }
         let version = settings.feeds.get(&key.feed)?.version(webhook.version)?;
         match Endpoint::new(&self.node, &key.feed, &key.name, webhook, &version.definition) {
             Ok(endpoint) => {
                 let endpoint = Arc::new(endpoint);
+                self.unusable.remove(&name);
                 self.endpoints.insert(name, endpoint.clone());
                 Some(endpoint)
             }
             Err(e) => {
                 tracing::warn!(feed = key.feed, webhook = key.name, error = %e, "the webhook cannot be used");
+                self.unusable.insert(name, (webhook.clone(), clock::monotonic()));
                 None
             }
         }

@@ -227,7 +227,6 @@ impl Queue {
         };
         line.flying = false;
         if let Some(job) = line.jobs.front_mut() {
-            job.attempts += 1;
             job.wake = Some(wake);
         }
         // What withdraws came meanwhile, and goes first.
@@ -260,8 +259,23 @@ impl Queue {
         let user = job.item.user();
         if let Some(job) = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut()) {
             job.first = Some(attempts.first);
+            job.attempts = attempts.made;
         }
         self.again(user, clock::monotonic() + at.since(now));
+        true
+    }
+
+    /// The receiver asked to wait so long, whatever is sent. That is no attempt; but from the first one on the lifetime runs.
+    pub fn asked_to_wait(&mut self, job: &Job, began: Timestamp, wait: Duration, lifetime: Duration) -> bool {
+        let (first, now) = (job.first.unwrap_or(began), clock::now());
+        if now >= first.plus(lifetime) {
+            return false;
+        }
+        let user = job.item.user();
+        if let Some(job) = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut()) {
+            job.first = Some(first);
+        }
+        self.again(user, clock::monotonic() + wait);
         true
     }
 

@@ -244,6 +244,10 @@ impl TopicLane {
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.
     fn launch(&self, outlet: &Outlet, cursor: &mut Cursor) -> Result<Option<Flight>, Broken> {
+        // Others may write what is this node's, and have told what was withdrawn meanwhile.
+        if !self.node.backend.is_reachable() {
+            return Ok(None);
+        }
         let before = cursor.clone();
         let batch = self.with_engine(|engine, _| {
             if before.lanes.is_empty() || !engine.has_more(&before) {

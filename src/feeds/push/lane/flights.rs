@@ -16,6 +16,7 @@ use crate::feeds::observed::Outcome as Seen;
 use crate::feeds::push::endpoint::{Endpoint, Outcome};
 use crate::feeds::push::queue::Job;
 use crate::feeds::record::Record;
+use crate::feeds::webhook::schedule::{Verdict, judge};
 use crate::node::Node;
 
 /// Why a record stays where it is.
@@ -26,6 +27,9 @@ enum Held {
     /// The lane ends soon; what it holds is for the one that begins when the webhook goes on.
     #[error("the feed is retired, the webhook paused, or the lane at its end")]
     NotLive,
+    /// Others may write what is this node's, and have told what was withdrawn meanwhile.
+    #[error("this node is cut off from the log")]
+    CutOff,
 }
 
 /// A flight that is over.
@@ -86,8 +90,8 @@ impl Lane {
         let (node, endpoint, partition) = (self.node.clone(), self.endpoint.clone(), self.partition);
         let (version, stop) = (self.webhook.version, self.stop.clone());
         async move {
-            let began = clock::now();
             endpoint.turn().await;
+            let began = clock::now();
             let said = if stop.is_cancelled() {
                 // They waited for their turn, and the lane ended.
                 jobs.iter().map(|_| Err(Held::NotLive)).collect()
@@ -167,7 +171,12 @@ impl Lane {
                 retry_after,
             })) => {
                 let lifetime = self.node.config.webhooks.lifetime;
-                if !self.queue.failed(&job, began, retry_after, lifetime) {
+                // Whoever asks to wait has nothing against this record.
+                let goes_on = match judge(status, retry_after) {
+                    Verdict::Wait(wait) => self.queue.asked_to_wait(&job, began, wait, lifetime),
+                    _ => self.queue.failed(&job, began, retry_after, lifetime),
+                };
+                if !goes_on {
                     let record = record.unwrap_or_default();
                     self.bury(&job, record, status, reason);
                 }
@@ -206,6 +215,9 @@ fn record(
     version: u32,
     job: &Job,
 ) -> Result<Option<Record>, Held> {
+    if !node.backend.is_reachable() {
+        return Err(Held::CutOff);
+    }
     let settings = node.views.settings(&node.config.tenant)?;
     let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
     let engine = Engine::of(node, &settings, &endpoint.feed, definition, partition);
