@@ -8,7 +8,7 @@ use gatelog_events::domain::feed::Command;
 use gatelog_events::ids::{Partition, Position, Stream};
 use gatelog_events::log::LogError;
 use gatelog_projections::applied::Behind;
-use gatelog_projections::webhooks;
+use gatelog_projections::{users, webhooks};
 use uuid::Uuid;
 
 use crate::node::Node;
@@ -70,4 +70,19 @@ pub(super) enum Unheard {
     Log(#[from] LogError),
     #[error("{0}")]
     Behind(#[from] Behind),
+}
+
+/// Whether this node knows of a partition what stood there some seconds ago at the most. One that stood still, or was cut off,
+/// may not be its owner any more: others have told what was withdrawn meanwhile.
+pub(super) fn is_abreast(node: &Node, partition: Partition) -> bool {
+    if node.backend.embedded().is_some() {
+        return true;
+    }
+    let (stream, views) = (Stream::Identity, &node.views);
+    let heard = node
+        .log
+        .heard_end(stream, partition)
+        .filter(|heard| heard.is_current);
+    let known = views.next(users::NAME, stream, partition);
+    heard.is_some_and(|heard| known.is_some_and(|known| known >= heard.end))
 }

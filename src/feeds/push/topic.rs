@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::{far, owing, place, progress};
 use super::pause::LAND;
-use super::say::{Unheard, heard, say};
+use super::say::{Unheard, heard, is_abreast, say};
 use super::topic_name;
 use crate::feeds::cursor::{Cursor, Lane as Place};
 use crate::feeds::engine::{Batch, Engine, Item, Start};
@@ -244,8 +244,7 @@ impl TopicLane {
 
     /// Sends the next batch; nothing where the feed is retired or there is nothing to look at.
     fn launch(&self, outlet: &Outlet, cursor: &mut Cursor) -> Result<Option<Flight>, Broken> {
-        // Others may write what is this node's, and have told what was withdrawn meanwhile.
-        if !self.node.backend.is_reachable() {
+        if !is_abreast(&self.node, self.partition) {
             return Ok(None);
         }
         let before = cursor.clone();

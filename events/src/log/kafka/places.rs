@@ -2,8 +2,10 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::{Duration, Instant};
 
 use super::config::KafkaConfig;
+use crate::clock;
 use crate::ids::{Offset, Partition, Stream};
 use crate::log::Heard;
 
@@ -63,6 +65,11 @@ pub(super) struct Topics {
     told: Vec<AtomicU64>,
     /// How often they were asked.
     asked: AtomicU64,
+    begun: Instant,
+    /// When that was last, in milliseconds since `begun`.
+    asked_at: AtomicU64,
+    /// How long what they said then is current: whoever stood still knows nothing when it goes on.
+    patience: Duration,
 }
 
 impl Topics {
@@ -78,7 +85,15 @@ impl Topics {
             ends: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             told: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             asked: AtomicU64::new(0),
+            begun: clock::monotonic(),
+            asked_at: AtomicU64::new(0),
+            // Asking may take as long as the time between two questions.
+            patience: config.probe_interval * 2 + Duration::from_secs(1),
         }
+    }
+
+    fn elapsed(&self) -> Duration {
+        clock::monotonic().saturating_duration_since(self.begun)
     }
 
     pub fn partitions(&self) -> u16 {
@@ -178,6 +193,8 @@ impl Topics {
                 told.store(now, Release);
             }
         }
+        let millis = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.asked_at.store(millis, Relaxed);
         self.asked.store(now, Release);
     }
 
@@ -199,10 +216,12 @@ impl Topics {
     /// As [`EventLog::heard_end`](crate::log::EventLog::heard_end).
     pub fn heard_end(&self, slot: usize) -> Option<Heard> {
         let asked = self.asked.load(Acquire);
+        let asked_at = Duration::from_millis(self.asked_at.load(Relaxed));
+        let is_fresh = self.elapsed().saturating_sub(asked_at) <= self.patience;
         let (end, told) = self.seen_end(slot);
         (told > 0).then_some(Heard {
             end,
-            is_current: told >= asked,
+            is_current: told >= asked && is_fresh,
         })
     }
 
@@ -232,6 +251,17 @@ mod tests {
         );
         topics.saw_ends([]);
         assert_eq!(topics.heard_end(4), heard(10, false));
+        // Nothing is current that was told before a pause.
+        let brief = KafkaConfig {
+            probe_interval: Duration::ZERO,
+            ..KafkaConfig::default()
+        };
+        let topics = Topics::new(&brief);
+        topics.saw_ends([(3, 7)]);
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(topics.heard_end(3), heard(7, false));
+        topics.saw_ends([(3, 7)]);
+        assert_eq!(topics.heard_end(3), heard(7, true));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Attempts on their way to the receiver, and what comes of them.
 
+use std::time::Duration;
+
 use futures::future::{BoxFuture, FutureExt};
 use gatelog_events::clock::{self, Timestamp};
 use gatelog_events::domain::feed::Command;
@@ -15,9 +17,13 @@ use crate::feeds::engine::Engine;
 use crate::feeds::observed::Outcome as Seen;
 use crate::feeds::push::endpoint::{Endpoint, Outcome};
 use crate::feeds::push::queue::Job;
+use crate::feeds::push::say::is_abreast;
 use crate::feeds::record::Record;
 use crate::feeds::webhook::schedule::{Verdict, judge};
 use crate::node::Node;
+
+/// When it is looked again whether a node has caught up.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Why a record stays where it is.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +33,9 @@ enum Held {
     /// The lane ends soon; what it holds is for the one that begins when the webhook goes on.
     #[error("the feed is retired, the webhook paused, or the lane at its end")]
     NotLive,
-    /// Others may write what is this node's, and have told what was withdrawn meanwhile.
-    #[error("this node is cut off from the log")]
-    CutOff,
+    /// It does not know what others may have written and told meanwhile.
+    #[error("this node stood still, or is cut off from the log")]
+    Behind,
 }
 
 /// A flight that is over.
@@ -144,7 +150,11 @@ impl Lane {
                 if let Held::Store(e) = &e {
                     self.complain("a record cannot be made", e);
                 }
-                self.queue.again(user, clock::monotonic() + SAY);
+                let pause = match e {
+                    Held::Behind => SOON,
+                    _ => SAY,
+                };
+                self.queue.again(user, clock::monotonic() + pause);
             }
             // Nobody may see it any more.
             Ok(None) => {
@@ -215,8 +225,8 @@ fn record(
     version: u32,
     job: &Job,
 ) -> Result<Option<Record>, Held> {
-    if !node.backend.is_reachable() {
-        return Err(Held::CutOff);
+    if !is_abreast(node, partition) {
+        return Err(Held::Behind);
     }
     let settings = node.views.settings(&node.config.tenant)?;
     let definition = live(&settings, endpoint, version).ok_or(Held::NotLive)?;
