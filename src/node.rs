@@ -378,7 +378,11 @@ impl Started {
                 now.retain(|p| p.0 < self.node.log.partitions());
                 self.node.writer.own(now);
                 if owned.changed().await.is_err() {
-                    break;
+                    if self.node.is_stopping() {
+                        break;
+                    }
+                    // Nobody tells any more what is given to others: this node must not go on with it.
+                    return;
                 }
             }
         }

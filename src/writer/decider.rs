@@ -20,7 +20,7 @@ use super::decide::{Refusal, commit_key};
 use super::random::Random;
 use super::takeover::{Owned, Parts};
 use super::unwritten::{Decided, Said};
-use super::{Outcome, Reply, Request, Submission, WriteError};
+use super::{Command, Outcome, Reply, Request, Submission, WriteError};
 
 /// What the applier has written, so that the overlay can forget it.
 pub(super) struct Settled {
@@ -165,7 +165,12 @@ impl Decider {
                     commit: None,
                     replayed: true,
                 };
-                self.say(&request, reply, |_| Said::Known(Ok(outcome)))
+                // Tokens are made anew for it: who shut them out since may have been another node.
+                let opens = matches!(request.command, Command::Session(_)) && request.time.is_none();
+                self.say(&request, reply, |place| match opens {
+                    true => Said::Again { place, outcome },
+                    false => Said::Known(Ok(outcome)),
+                })
             }
             // A refusal may rest on what is still in flight, so it is answered in order too.
             Err(Refusal::Error(error @ WriteError::Rejected(_))) => {

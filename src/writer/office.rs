@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gatelog_events::clock;
 use gatelog_events::ids::{Partition, Stream};
+use gatelog_events::log::{AppendError, LogError};
 use gatelog_projections::catch_up::CatchUpError;
 use gatelog_projections::projection::Projection;
 use parking_lot::Mutex;
@@ -290,14 +291,23 @@ impl Office {
     }
 }
 
-/// Whether it is this node's disk or keys that failed, and not the log or another node.
+/// Whether it is this node's disk, keys or rights that failed, or what the log holds, and not another node, nor a log that is
+/// away: another attempt would leave no more than another claim.
 fn is_own_fault(e: &TakeoverError) -> bool {
-    matches!(
-        e,
-        TakeoverError::Store(_)
-            | TakeoverError::Keys(_)
-            | TakeoverError::CatchUp(CatchUpError::Store(_) | CatchUpError::Key { .. })
-    )
+    let lasts = |e: &LogError| {
+        matches!(
+            e,
+            LogError::Refused { .. } | LogError::Damaged { .. } | LogError::Mismatch { .. }
+        )
+    };
+    match e {
+        TakeoverError::Store(_) | TakeoverError::Keys(_) | TakeoverError::Claim(AppendError::Refused(_)) => {
+            true
+        }
+        TakeoverError::CatchUp(CatchUpError::Store(_) | CatchUpError::Key { .. }) => true,
+        TakeoverError::CatchUp(CatchUpError::Log(e)) => lasts(e),
+        _ => false,
+    }
 }
 
 /// Whether one of these may be claimed at present.

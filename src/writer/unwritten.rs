@@ -34,6 +34,8 @@ pub(super) struct Decided {
 pub(super) enum Said {
     /// Holds whoever may write by now.
     Known(Result<Outcome, WriteError>),
+    /// What was answered before, and still opens the door by the state of a partition.
+    Again { place: Place, outcome: Outcome },
     /// The state of a partition does not allow it.
     Rejected { place: Place, error: WriteError },
     /// Nothing changed; the answer says how far the partition is.
@@ -48,7 +50,9 @@ impl Said {
     fn rests_on(&self) -> Option<Place> {
         match self {
             Said::Known(_) => None,
-            Said::Rejected { place, .. } | Said::Nothing { place, .. } => Some(*place),
+            Said::Again { place, .. } | Said::Rejected { place, .. } | Said::Nothing { place, .. } => {
+                Some(*place)
+            }
         }
     }
 }
@@ -58,7 +62,9 @@ impl Decided {
     pub fn give_up(self) {
         let _ = self.reply.send(match self.said {
             Said::Known(result) => result,
-            Said::Rejected { place, .. } | Said::Nothing { place, .. } => Err(not_owner(place)),
+            Said::Again { place, .. } | Said::Rejected { place, .. } | Said::Nothing { place, .. } => {
+                Err(not_owner(place))
+            }
         });
     }
 }
@@ -178,6 +184,7 @@ impl Applier {
     fn give(&self, Decided { said, reply }: Decided) {
         let _ = reply.send(match said {
             Said::Known(result) => result,
+            Said::Again { outcome, .. } => Ok(outcome),
             Said::Rejected { error, .. } => Err(error),
             Said::Nothing { place, user, time } => Ok(self.nothing(place, user, time)),
         });

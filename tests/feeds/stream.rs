@@ -20,7 +20,11 @@ pub struct Listener {
 
 impl Listener {
     pub async fn open(server: &Server, consumer: &Consumer) -> Self {
-        let path = format!("/v1/feeds/{}/events", consumer.feed);
+        Self::open_from(server, consumer, "snapshot").await
+    }
+
+    pub async fn open_from(server: &Server, consumer: &Consumer, from: &str) -> Self {
+        let path = format!("/v1/feeds/{}/events?from={from}", consumer.feed);
         let mut call = server
             .get(&path)
             .auth(&consumer.key)
@@ -195,5 +199,23 @@ async fn a_batch_ends_with_the_key_that_it_was_asked_for_by() {
     assert!(!events.next(&mut consumer).await, "{:?}", consumer.records);
     assert_eq!((consumer.subjects.len(), consumer.cursor), (1, None));
     drop(events);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_before_anything_happens_misses_nothing() {
+    let server = Server::start().await;
+    define_marketing(&server).await;
+    let (ada, at) = register(&server, "ada", true).await;
+    let mut consumer = Consumer::of(&server, "marketing").await;
+    consumer.ask(&server, "from=now", &at).await.expect(200);
+    let mut listener = Listener::open_from(&server, &consumer, "now").await;
+    listener.until(&mut consumer, |c| c.cursor.is_some()).await;
+    drop(listener);
+    consent(&server, &ada, "newsletter", false).await;
+    let mut listener = Listener::open_from(&server, &consumer, "now").await;
+    listener.until(&mut consumer, |c| !c.records.is_empty()).await;
+    assert_eq!(consumer.kinds(), ["subject.withdrawn"]);
+    drop(listener);
     server.stop().await;
 }

@@ -252,7 +252,7 @@ async fn topics_that_are_not_as_the_options_say() {
     let words = [
         "topic layout.identity",
         "it has 5 partitions, but partitions is 3",
-        "copy the log",
+        "Set partitions to 5",
     ];
     setup.refuses(&folder, 2, &words);
     setup.is_not_verified(&folder, 2, &words);

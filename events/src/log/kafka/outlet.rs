@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _, PurgeConfig};
 
 use super::clients::replaced;
 use super::config::{KafkaConfig, millis};
@@ -55,11 +55,12 @@ impl Line {
             return;
         }
         match Self::make(&self.settings, &self.monitor) {
-            Ok(new) => replaced(
-                &self.monitor,
-                "feed",
-                std::mem::replace(&mut *producer, Arc::new(new)),
-            ),
+            Ok(new) => {
+                let old = std::mem::replace(&mut *producer, Arc::new(new));
+                // What it still has could land behind what the new one sends.
+                old.purge(PurgeConfig::default().queue().inflight());
+                replaced(&self.monitor, "feed", old);
+            }
             Err(e) => tracing::warn!("no new producer can be made for a feed: {}", text(&e)),
         }
     }

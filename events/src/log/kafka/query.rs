@@ -178,6 +178,8 @@ impl Query {
         let mut unwritable = 0;
         for topic in Topic::ALL {
             let Ok(metadata) = self.metadata(Some(self.topics.name(topic)), timeout) else {
+                // Asked, and nothing was told.
+                self.topics.saw_ends([]);
                 return;
             };
             self.monitor.recovered();

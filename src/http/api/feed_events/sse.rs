@@ -20,6 +20,7 @@ pub(super) fn answer(follower: Follower) -> Response {
     let events = Events {
         envelope: follower.envelope(),
         left: VecDeque::new(),
+        has_place: false,
         follower,
     };
     Sse::new(infallible(stream::unfold(events, Events::next)))
@@ -38,12 +39,19 @@ struct Events {
     envelope: Envelope,
     /// What of the batch has not left yet.
     left: VecDeque<Item>,
+    /// Whether the consumer knows where it is.
+    has_place: bool,
 }
 
 impl Events {
     /// The next event; nothing once the caller may not follow any more, or the node stops or is cut off. The consumer comes
     /// back then, and hears why.
     async fn next(mut self) -> Option<(Event, Self)> {
+        // Cut off before anything happens, who asked from now on would come back with a later now.
+        if !std::mem::replace(&mut self.has_place, true) {
+            let event = Event::default().id(self.follower.sealed().ok()?);
+            return Some((event, self));
+        }
         loop {
             while let Some(item) = self.left.pop_front() {
                 if let Some(event) = self.event(&item).ok()? {
