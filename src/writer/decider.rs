@@ -1,6 +1,6 @@
 //! The decider: one thread that turns commands into commits, on the state as it will be once all in flight is durable.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -43,6 +43,8 @@ pub(super) struct Decider {
     out: mpsc::SyncSender<Step>,
     settled: mpsc::Receiver<Settled>,
     pub(super) in_flight: HashSet<CommitId>,
+    /// Retries whose first try is still on its way.
+    aside: VecDeque<Submission>,
     /// Whether the state holds a part of a commit that was not appended: nothing may be decided on it, and the next tenure
     /// begins with a state of its own.
     pub(super) is_torn: bool,
@@ -68,16 +70,49 @@ impl Decider {
             out,
             settled,
             in_flight: HashSet::new(),
+            aside: VecDeque::new(),
             is_torn: false,
         }
     }
 
-    /// Handles one command. `false`: the applier has stepped down, or the state is torn, and nothing more can be decided.
-    pub fn handle(&mut self, submission: Submission) -> bool {
+    /// Handles one command. A retry whose first try is still on its way is put aside while `others` wait. `false`: the applier
+    /// has stepped down, or the state is torn, and nothing more can be decided.
+    pub fn handle(&mut self, submission: Submission, others: bool) -> bool {
         if !self.is_served() {
             return self.give_up(&submission.request, submission.reply);
         }
+        if others && self.is_on_its_way(&submission.request) {
+            self.aside.push_back(submission);
+            return true;
+        }
         self.decide_and_send(submission)
+    }
+
+    /// Handles what was put aside and need not wait any more, or keeps nobody waiting. `false` as for [`handle`](Self::handle).
+    pub fn take_up(&mut self, others: bool) -> bool {
+        while let Some(first) = self.aside.front() {
+            if others && self.is_on_its_way(&first.request) {
+                return true;
+            }
+            let Some(submission) = self.aside.pop_front() else {
+                return true;
+            };
+            if !self.handle(submission, false) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives back what was put aside: nothing was written for it.
+    pub fn give_back(&mut self) {
+        for Submission { request, reply } in std::mem::take(&mut self.aside) {
+            self.give_up(&request, reply);
+        }
+    }
+
+    fn is_on_its_way(&self, request: &Request) -> bool {
+        commit_key(request).is_some_and(|id| self.in_flight.contains(&id))
     }
 
     /// Folds a record of another node into the state. `false`: the applier has stepped down.

@@ -256,9 +256,17 @@ impl Tenure {
         ours: &mut watch::Receiver<Owned>,
         messages: &mut mpsc::Receiver<Message>,
     ) -> End {
+        let end = self.work(ours, messages);
+        self.decider.give_back();
+        end
+    }
+
+    fn work(&mut self, ours: &mut watch::Receiver<Owned>, messages: &mut mpsc::Receiver<Message>) -> End {
         while let Some(work) = self.next(ours, messages) {
             let goes_on = match work {
-                Work::Message(Message::Command(submission)) => self.decider.handle(*submission),
+                Work::Message(Message::Command(submission)) => {
+                    self.decider.handle(*submission, !messages.is_empty())
+                }
                 Work::Message(Message::Swap(swap)) => self.swap(swap),
                 Work::Reassigned => {
                     // What is in flight is settled first where that can be, so that nobody has to ask the log.
@@ -271,14 +279,17 @@ impl Tenure {
                     self.decider.quiesce();
                     return End::Claimable;
                 }
-                Work::Message(Message::Shutdown) => return End::Shutdown,
+                Work::Message(Message::Shutdown) => {
+                    self.decider.take_up(false);
+                    return End::Shutdown;
+                }
                 Work::Followed(Ok(record)) => self.decider.follow(record),
                 Work::Followed(Err(e)) => {
                     tracing::error!(error = %e, "what other nodes write cannot be read; the writer takes over anew");
                     false
                 }
             };
-            if !goes_on {
+            if !goes_on || !self.decider.take_up(!messages.is_empty()) {
                 return End::SteppedDown;
             }
         }
