@@ -129,12 +129,14 @@ pub async fn follow(
     } else {
         "after"
     };
+    // Whoever comes back to the same URL begins in the same place, but for those who begin with the present.
+    let is_lost = resumed.is_none() && query.after.is_none() && start(&query)? == Start::Now;
     let mut follower = Follower::open(app, caller, feed, &query, resumed)?;
     follower.limit = usize::try_from(limit).unwrap_or(DEFAULT_LIMIT);
     follower.fits_the_log(given).await?;
     follower.go_on().await?;
     if streaming {
-        return Ok(sse::answer(follower));
+        return Ok(sse::answer(follower, is_lost));
     }
     follower.page(arrived + Duration::from_secs(wait)).await
 }

@@ -296,7 +296,10 @@ pub async fn put_email(
     caller.may(Scope::UsersWrite, id)?;
     let email = value.check()?;
     if caller.is_user() {
-        app.node.network_limits.check(ask.network(), clock::now())?;
+        let now = clock::now();
+        app.node.network_limits.check(ask.network(), now)?;
+        // Each address that is claimed is nobody else's for a while, as by a registration.
+        app.registrations.admit(ask.network(), now)?;
     }
     let user = existing(&app, id)?;
     let result = change_email(&app, &caller, &ask, id, &user, email, &raw).await;

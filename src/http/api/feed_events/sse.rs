@@ -15,12 +15,12 @@ use crate::feeds::record::Envelope;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// The answer, which goes on for ever.
-pub(super) fn answer(follower: Follower) -> Response {
+/// The answer, which goes on for ever. `is_lost`: the consumer must be told first where it begins.
+pub(super) fn answer(follower: Follower, is_lost: bool) -> Response {
     let events = Events {
         envelope: follower.envelope(),
         left: VecDeque::new(),
-        has_place: false,
+        is_lost,
         follower,
     };
     Sse::new(infallible(stream::unfold(events, Events::next)))
@@ -39,8 +39,8 @@ struct Events {
     envelope: Envelope,
     /// What of the batch has not left yet.
     left: VecDeque<Item>,
-    /// Whether the consumer knows where it is.
-    has_place: bool,
+    /// Whether the consumer does not know where it is.
+    is_lost: bool,
 }
 
 impl Events {
@@ -48,7 +48,7 @@ impl Events {
     /// back then, and hears why.
     async fn next(mut self) -> Option<(Event, Self)> {
         // Cut off before anything happens, who asked from now on would come back with a later now.
-        if !std::mem::replace(&mut self.has_place, true) {
+        if std::mem::take(&mut self.is_lost) {
             let event = Event::default().id(self.follower.sealed().ok()?);
             return Some((event, self));
         }
