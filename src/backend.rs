@@ -78,12 +78,24 @@ impl Backend {
     }
 
     /// Whether secrets may be made where there are none: in a data folder whose log was never written under any.
-    pub fn may_have_new_secrets(&self, config: &Config) -> bool {
+    pub fn may_have_new_secrets(&self, config: &Config) -> Result<bool, LogError> {
         match self {
-            Self::Embedded(_) => !mark_file(config).exists(),
+            Self::Embedded(_) => Ok(!mark_file(config).exists() && self.records()? == 0),
             // They are compared with those in Kafka.
-            Self::Kafka(_) => true,
+            Self::Kafka(_) => Ok(true),
         }
+    }
+
+    /// How many offsets all partitions have given out.
+    fn records(&self) -> Result<u64, LogError> {
+        let log = self.log();
+        let mut records = 0;
+        for stream in Stream::ALL {
+            for partition in (0..log.partitions()).map(Partition) {
+                records += futures::executor::block_on(log.end(stream, partition))?;
+            }
+        }
+        Ok(records)
     }
 
     /// What tells this log from every other, so that read models are not served over another one: of Kafka the cluster, the
@@ -92,8 +104,9 @@ impl Backend {
         let mine = secrets.fingerprints();
         let (log, kafka) = match (self, &config.kafka) {
             (Self::Embedded(log), _) => {
-                let store = Folders::under(&config.data_dir).log.display().to_string();
-                same_secrets(config, &mine, &first_secrets(&mark_file(config), &mine)?, store)?;
+                let mark = mark_file(config);
+                let store = format!("the log of which {} tells", mark.display());
+                same_secrets(config, &mine, &first_secrets(&mark, &mine)?, store)?;
                 return Ok(log.log_id().to_string());
             }
             (Self::Kafka(log), kafka) => (log, kafka),
@@ -180,15 +193,10 @@ impl Backend {
                     bytes: found.bytes,
                 })
             }
-            Self::Kafka(log) => {
-                let mut records = 0;
-                for stream in Stream::ALL {
-                    for partition in (0..log.partitions()).map(Partition) {
-                        records += futures::executor::block_on(log.end(stream, partition))?;
-                    }
-                }
-                Ok(Intact { records, bytes: 0 })
-            }
+            Self::Kafka(_) => Ok(Intact {
+                records: self.records()?,
+                bytes: 0,
+            }),
         }
     }
 

@@ -449,6 +449,16 @@ fn a_store_is_served_under_its_own_secrets_only() {
         );
         assert!(!secrets.exists(), "{args:?}");
     }
+    // Nor where nothing tells under which secrets the log is written.
+    let mark = dir.join("data/log/secrets-mark");
+    std::fs::rename(&mark, dir.join("mark")).unwrap();
+    let refused = run(dir, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(
+        stderr(&refused).contains("restore it from your backup"),
+        "{}",
+        stderr(&refused)
+    );
+    std::fs::rename(dir.join("mark"), &mark).unwrap();
     std::fs::rename(&away, &secrets).unwrap();
     for (variable, name) in [
         ("GATELOG_IDENTIFIER_PEPPER", "identifier-pepper"),

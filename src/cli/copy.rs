@@ -120,7 +120,10 @@ fn begin(source: &Backend, target: &Backend) -> Result<bool, Failure> {
     };
     let topic = log.subject_keys();
     if before.iter().all(|at| at.offset == 0) {
-        topic.begin_copy()?;
+        // Once is enough: it must stand before all keys.
+        if !topic.is_half_copied()? {
+            topic.begin_copy()?;
+        }
         return Ok(true);
     }
     // What an earlier copy had under way may still come.

@@ -82,7 +82,7 @@ impl Data {
         };
         let backend = Backend::open(config, &folders.log)?;
         remove_scratch(&folders.scratch)?;
-        let may_make = backend.may_have_new_secrets(config);
+        let may_make = backend.may_have_new_secrets(config)?;
         let secrets = Secrets::open(&folders.secrets, may_make, |name| std::env::var(name).ok())?;
         let directory = Arc::new(Directory::new(
             secrets.identifier_pepper.expose(),

@@ -166,12 +166,14 @@ impl Decider {
         // One that was kept while the log was away is only to be recorded: its tokens are out.
         if let Command::Session(_) = &request.command
             && request.time.is_none()
-            && !self.is_open(&request.tenant, &answer, now)?
         {
-            return Err(match self.parts.log.is_writable(stream, partition) {
-                true => rejected(session::Rejection::Ended).into(),
-                false => unwritable(stream, partition).into(),
-            });
+            // Either way it is asked where the partition ends, which keeps all others waiting where nobody tells.
+            if !self.parts.log.is_writable(stream, partition) {
+                return Err(unwritable(stream, partition).into());
+            }
+            if !self.is_open(&request.tenant, &answer, now)? {
+                return Err(rejected(session::Rejection::Ended).into());
+            }
         }
         Err(Refusal::Replay(answer))
     }

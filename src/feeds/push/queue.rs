@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::pause;
 use crate::feeds::cursor::Lane as Place;
 use crate::feeds::engine::Item;
-use crate::feeds::webhook::schedule::{Attempts, Next};
+use crate::feeds::webhook::schedule::{Attempts, Next, SHORTEST};
 
 /// One thing to be told.
 #[derive(Debug, Clone)]
@@ -275,7 +275,7 @@ impl Queue {
         if let Some(job) = self.lines.get_mut(&user).and_then(|l| l.jobs.front_mut()) {
             job.first = Some(first);
         }
-        self.again(user, clock::monotonic() + wait);
+        self.again(user, clock::monotonic() + wait.max(SHORTEST));
         true
     }
 

@@ -92,7 +92,8 @@ impl Topics {
         }
     }
 
-    fn elapsed(&self) -> Duration {
+    /// The time, for [`saw_ends`](Self::saw_ends).
+    pub fn elapsed(&self) -> Duration {
         clock::monotonic().saturating_duration_since(self.begun)
     }
 
@@ -184,8 +185,8 @@ impl Topics {
         self.known.get(slot).map_or(0, |known| known.load(Relaxed))
     }
 
-    /// The brokers were asked where partitions end, and said so of these.
-    pub fn saw_ends(&self, ends: impl IntoIterator<Item = (usize, Offset)>) {
+    /// The brokers were asked where partitions end, from this [moment](Self::elapsed) on, and said so of these.
+    pub fn saw_ends(&self, since: Duration, ends: impl IntoIterator<Item = (usize, Offset)>) {
         let now = self.asked.load(Relaxed) + 1;
         for (slot, end) in ends {
             if let (Some(known), Some(told)) = (self.ends.get(slot), self.told.get(slot)) {
@@ -193,7 +194,7 @@ impl Topics {
                 told.store(now, Release);
             }
         }
-        let millis = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.asked_at.store(millis, Relaxed);
         self.asked.store(now, Release);
     }
@@ -241,15 +242,15 @@ mod tests {
     fn an_end_is_current_that_was_told_when_it_was_asked_for_last() {
         let topics = Topics::new(&KafkaConfig::default());
         assert_eq!(topics.heard_end(3), None);
-        topics.saw_ends([(3, 7), (4, 9)]);
+        topics.saw_ends(topics.elapsed(), [(3, 7), (4, 9)]);
         let heard = |end, is_current| Some(Heard { end, is_current });
         assert_eq!((topics.heard_end(3), topics.heard_end(5)), (heard(7, true), None));
-        topics.saw_ends([(4, 10)]);
+        topics.saw_ends(topics.elapsed(), [(4, 10)]);
         assert_eq!(
             (topics.heard_end(3), topics.heard_end(4)),
             (heard(7, false), heard(10, true))
         );
-        topics.saw_ends([]);
+        topics.saw_ends(topics.elapsed(), []);
         assert_eq!(topics.heard_end(4), heard(10, false));
         // Nothing is current that was told before a pause.
         let brief = KafkaConfig {
@@ -257,10 +258,10 @@ mod tests {
             ..KafkaConfig::default()
         };
         let topics = Topics::new(&brief);
-        topics.saw_ends([(3, 7)]);
+        topics.saw_ends(topics.elapsed(), [(3, 7)]);
         std::thread::sleep(Duration::from_millis(1100));
         assert_eq!(topics.heard_end(3), heard(7, false));
-        topics.saw_ends([(3, 7)]);
+        topics.saw_ends(topics.elapsed(), [(3, 7)]);
         assert_eq!(topics.heard_end(3), heard(7, true));
     }
 

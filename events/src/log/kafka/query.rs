@@ -175,11 +175,13 @@ impl Query {
 
     /// Asks for a sign of life, how the topics' partitions are, and where they end.
     pub fn probe(&self, timeout: Duration) {
+        // Whoever stands still while brokers answer does not take the answer for a new one.
+        let since = self.topics.elapsed();
         let mut unwritable = 0;
         for topic in Topic::ALL {
             let Ok(metadata) = self.metadata(Some(self.topics.name(topic)), timeout) else {
                 // Asked, and nothing was told.
-                self.topics.saw_ends([]);
+                self.topics.saw_ends(since, []);
                 return;
             };
             self.monitor.recovered();
@@ -210,7 +212,7 @@ impl Query {
         {
             told.extend(sick.into_iter().zip(ends));
         }
-        self.topics.saw_ends(told);
+        self.topics.saw_ends(since, told);
     }
 
     /// How many members a consumer group has now, those included that died and were not missed yet.

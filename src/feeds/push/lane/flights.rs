@@ -23,7 +23,7 @@ use crate::feeds::webhook::schedule::{Verdict, judge};
 use crate::node::Node;
 
 /// When it is looked again whether a node has caught up.
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(250);
 
 /// Why a record stays where it is.
 #[derive(Debug, thiserror::Error)]
