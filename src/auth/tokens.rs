@@ -196,7 +196,8 @@ impl Tokens {
         self.keys.jwks()
     }
 
-    fn check(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), TokenError> {
+    /// Whether claims that were [verified](Self::verify) are valid at `now`.
+    pub fn check(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), TokenError> {
         let latest_start = now.plus(LEEWAY).seconds();
         if claims.iss != self.config.issuer || claims.aud != self.config.audience {
             Err(TokenError::Foreign)

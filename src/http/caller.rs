@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 use super::app::App;
 use super::ask::{MinPosition, behind, caught_up};
 use crate::auth::api_keys::{ONE_FEED, Presented, Scope};
+use crate::auth::tokens::AccessClaims;
 use crate::error::{Kind, Problem, invalid_token};
 
 /// Who calls.
@@ -135,14 +136,11 @@ impl OptionalFromRequestParts<App> for Caller {
         }
         let min = MinPosition::of(&parts.headers)?;
         // What will never be good is not waited for.
-        let is_token = || app.node.tokens.verify(token, clock::now()).is_ok();
-        if !is_bootstrap(app, token) && Presented::parse(token).is_none() && !is_token() {
-            return Err(invalid_token());
-        }
+        let credential = read(app, token)?;
         // Who was shut out, or let in, by what the caller has seen is so here as well.
         min.reached(app, &[users::NAME, sessions::NAME, settings::NAME])
             .await?;
-        identify(app, token).await.map(Some)
+        identify(app, credential).await.map(Some)
     }
 }
 
@@ -153,13 +151,28 @@ fn bearer(value: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-async fn identify(app: &App, token: &str) -> Result<Caller, Problem> {
+/// What a caller shows, as far as it is good whatever was written since.
+enum Credential {
+    Bootstrap,
+    ApiKey(Presented),
+    Token(Arc<AccessClaims>),
+}
+
+fn read(app: &App, token: &str) -> Result<Credential, Problem> {
     if is_bootstrap(app, token) {
-        return Ok(Caller::Bootstrap);
+        return Ok(Credential::Bootstrap);
     }
-    match Presented::parse(token) {
-        Some(presented) => by_api_key(app, &presented),
-        None => by_access_token(app, token).await,
+    Ok(match Presented::parse(token) {
+        Some(presented) => Credential::ApiKey(presented),
+        None => Credential::Token(app.node.tokens.verify(token, clock::now())?),
+    })
+}
+
+async fn identify(app: &App, credential: Credential) -> Result<Caller, Problem> {
+    match credential {
+        Credential::Bootstrap => Ok(Caller::Bootstrap),
+        Credential::ApiKey(presented) => by_api_key(app, &presented),
+        Credential::Token(claims) => by_access_token(app, &claims).await,
     }
 }
 
@@ -190,9 +203,10 @@ fn is_bootstrap(app: &App, token: &str) -> bool {
     })
 }
 
-async fn by_access_token(app: &App, token: &str) -> Result<Caller, Problem> {
+async fn by_access_token(app: &App, claims: &AccessClaims) -> Result<Caller, Problem> {
     let now = clock::now();
-    let claims = app.node.tokens.verify(token, now)?;
+    // It may have expired while what the caller has seen was waited for.
+    app.node.tokens.check(claims, now)?;
     if claims.tenant != *app.tenant() {
         return Err(invalid_token());
     }
