@@ -52,14 +52,13 @@ async fn register(cluster: &Cluster, n: usize, email: &str) -> String {
     body["user_id"].as_str().unwrap().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
-    let Some(bootstrap) = broker::shared() else { return };
+/// Nodes with a feed of who takes the newsletter, and the receiver of its webhook.
+async fn with_webhook(bootstrap: &str, prefix: &str, nodes: usize) -> (Cluster, Receiver) {
     let environment = [
         ("GATELOG_WEBHOOK_NETWORKS", "127.0.0.0/8"),
         ("GATELOG_WEBHOOK_PLAIN_HTTP", "true"),
     ];
-    let mut cluster = Cluster::start_with(&bootstrap, "feeds.", 3, &environment).await;
+    let cluster = Cluster::start_with(bootstrap, prefix, nodes, &environment).await;
     let definition = json!({"purpose": "newsletter", "fields": ["email"], "events": ["plan.upgraded"]});
     let (status, body, _) = cluster
         .ask(0, "PUT", "/v1/feeds/marketing", Some(&definition), "define")
@@ -71,6 +70,13 @@ async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
     let (status, body, _) = cluster.ask(1, "PUT", path, Some(&hook), "hook").await;
     assert_eq!(status, 200, "{body}");
     receiver.trust(&[body["secret"].as_str().unwrap()]);
+    (cluster, receiver)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_hands_on_and_a_webhook_outlives_its_node() {
+    let Some(bootstrap) = broker::shared() else { return };
+    let (mut cluster, receiver) = with_webhook(&bootstrap, "feeds.", 3).await;
 
     let mut users = Vec::new();
     for i in 0..18 {
@@ -353,23 +359,8 @@ async fn a_topic_has_the_feed_and_outlives_a_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stood_still_posts_nothing_of_who_withdrew_meanwhile() {
     let Some(bootstrap) = broker::shared() else { return };
-    let environment = [
-        ("GATELOG_WEBHOOK_NETWORKS", "127.0.0.0/8"),
-        ("GATELOG_WEBHOOK_PLAIN_HTTP", "true"),
-    ];
-    let cluster = Cluster::start_with(&bootstrap, "still.", 2, &environment).await;
+    let (cluster, receiver) = with_webhook(&bootstrap, "still.", 2).await;
     cluster.until_shared_out().await;
-    let definition = json!({"purpose": "newsletter", "fields": ["email"]});
-    let (status, body, _) = cluster
-        .ask(0, "PUT", "/v1/feeds/marketing", Some(&definition), "define")
-        .await;
-    assert_eq!(status, 200, "{body}");
-    let receiver = Receiver::start().await;
-    let hook = json!({"url": receiver.url});
-    let path = "/v1/feeds/marketing/webhooks/crm";
-    let (status, body, _) = cluster.ask(1, "PUT", path, Some(&hook), "hook").await;
-    assert_eq!(status, 200, "{body}");
-    receiver.trust(&[body["secret"].as_str().unwrap()]);
     // Each node has much to post once the receiver takes it.
     receiver.answer("", 500);
     let mut users = Vec::new();
